@@ -14,7 +14,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -93,7 +92,8 @@ static inline bool oracle_state(int fd, uint64_t addr, uint64_t length,
 {
 	char request[64];
 
-	snprintf(request, sizeof(request), "state 0x%" PRIx64 " 0x%" PRIx64 "\n", addr, length);
+	snprintf(request, sizeof(request), "state 0x%llx 0x%llx\n",
+		 (unsigned long long)addr, (unsigned long long)length);
 	return oracle_ask(fd, request, answer);
 }
 

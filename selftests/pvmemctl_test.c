@@ -573,9 +573,9 @@ TEST_F(memory, not_ram)
 
 TEST_F(memory, mmio)
 {
-	unsigned long long bar = 0;
+	unsigned long long bar;
 
-	sscanf(file_text("/sys/class/misc/pvmemctl0/device/resource"), "%llx", &bar);
+	bar = strtoull(file_text("/sys/class/misc/pvmemctl0/device/resource"), NULL, 16);
 	if (!bar)
 		SKIP(return, "found no MMIO range");
 	bar &= ~(unsigned long long)(page_size - 1);

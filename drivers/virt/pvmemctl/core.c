@@ -59,11 +59,14 @@
 #define CREATE_TRACE_POINTS
 #include <trace/events/pvmemctl.h>
 
-#define PVMEMCTL_NAME(code, name)	[code] = name,
+#define PVMEMCTL_NAME(code, name)	name,
 
+/* By function code; the codes have no gaps */
 static const char * const pvmemctl_names[] = {
 	PVMEMCTL_FUNCTIONS(PVMEMCTL_NAME)
 };
+
+static_assert(ARRAY_SIZE(pvmemctl_names) == MEMCTL_UNMERGEABLE + 1);
 
 /* What one doorbell carries at most; bounds how long the host keeps a CPU */
 #define PVMEMCTL_STEP		SZ_1G
@@ -289,7 +292,7 @@ static int pvmemctl_exchange(struct pvmemctl *pm, struct memctl_buf *buf,
 	default:
 		ret = -EIO;
 	}
-	smp_store_release(&cpu->busy, false);
+	smp_store_release(&cpu->busy, false); /* pvmemctl_quiesce() goes on */
 	return ret;
 }
 
@@ -394,7 +397,7 @@ static int pvmemctl_connect(struct pvmemctl *pm)
 	}
 
 	WRITE_ONCE(pm->generation, pm->generation + 1);
-	smp_store_release(&pm->state, PVMEMCTL_READY);
+	smp_store_release(&pm->state, PVMEMCTL_READY); /* with new connections */
 	dev_dbg(pm->dev, "connected, host pages of %llu bytes\n", pm->page_size);
 	return 0;
 }

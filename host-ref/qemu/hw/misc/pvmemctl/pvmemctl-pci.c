@@ -64,8 +64,8 @@ static void pvmemctl_put_ram(void *opaque, PvmemctlRam *ram)
 }
 
 /*
- * The attribute in ram_only keeps accesses from devices' registers, but not from
- * ROM or from RAM of a device.
+ * The attribute in ram_only keeps accesses from devices' registers, but not
+ * from ROM or from RAM of a device.
  */
 static bool pvmemctl_is_ram(void *opaque, uint64_t gpa, size_t size)
 {
