@@ -85,6 +85,19 @@ kernel_path() {
 	esac
 }
 
+# Apply patches/ by plain git am on the pinned Linux, in a worktree at DIR that has
+# nothing but the files they touch. Prints what git says.
+am_series() {
+	local dir=$1
+	git -C "$BUILD/linux" worktree remove --force "$dir" 2>/dev/null || rm -rf "$dir"
+	git -C "$BUILD/linux" worktree prune
+	git -C "$BUILD/linux" worktree add -q --no-checkout --detach "$dir" base
+	sed -n 's|^diff --git a/\(.*\) b/.*|/\1|p' "$ROOT"/patches/*/*.patch |
+		git -C "$dir" sparse-checkout set --no-cone --stdin
+	git -C "$dir" checkout -q
+	git -C "$dir" am --no-3way "$ROOT"/patches/*/*.patch
+}
+
 # TAP for scripts: tap_start; tap NAME COMMAND...; tap_end, which fails if one did
 tap_start() { tap_count=0 tap_failed=0; echo "TAP version 13"; }
 tap() {

@@ -52,6 +52,7 @@
 #endif
 #ifdef CONFIG_ARM64
 #include <linux/arm-smccc.h>
+#include <asm/hypervisor.h>
 #endif
 
 #include "pvmemctl.h"
@@ -70,6 +71,12 @@ static_assert(ARRAY_SIZE(pvmemctl_names) == MEMCTL_UNMERGEABLE + 1);
 
 /* What one doorbell carries at most; bounds how long the host keeps a CPU */
 #define PVMEMCTL_STEP		SZ_1G
+
+/* The same for undoing: what a hole in memory shares its step with is not undone */
+#define PVMEMCTL_UNDO_STEP	SZ_128M
+
+/* How many refused pieces of one range to halve */
+#define PVMEMCTL_HALVINGS	128
 
 /* How often to try before a device counts as broken */
 #define PVMEMCTL_ATTEMPTS	3
@@ -153,6 +160,7 @@ struct pvmemctl {
 	enum pvmemctl_state state;
 	unsigned int generation;	/* handshakes that succeeded */
 	unsigned int failed;		/* generation that no longer answers */
+	unsigned int reconnects;	/* since a call was last answered */
 	u64 page_size;			/* of the host, bytes */
 
 	unsigned long left;		/* PVMEMCTL_LEFT_* */
@@ -161,7 +169,11 @@ struct pvmemctl {
 	struct dentry *debugfs;
 };
 
-/* Protects the list of devices, the provider slot and the RAM map as writer */
+/*
+ * Protects the list of devices and the provider slot as writer, and orders what
+ * consumers are told.  Held while they are, so they may not call back into
+ * registration.  Outside of connect_lock and pvmemctl_ram_lock.
+ */
 static DEFINE_MUTEX(pvmemctl_lock);
 static LIST_HEAD(pvmemctl_devices);
 static struct pvmemctl __rcu *pvmemctl_provider;
@@ -178,6 +190,8 @@ struct pvmemctl_ram {
 	} range[] __counted_by(nr);
 };
 
+/* Protects pvmemctl_ram as writer.  Innermost: memory hotplug holds locks already */
+static DEFINE_MUTEX(pvmemctl_ram_lock);
 static struct pvmemctl_ram __rcu *pvmemctl_ram;
 
 /* One question to the host, by this CPU, with interrupts off */
@@ -215,7 +229,10 @@ static bool pvmemctl_refused(const struct memctl_buf *buf, u64 func_code)
 	return buf->ret.ret_errno && buf->ret.ret_code && buf->ret.ret_code == func_code;
 }
 
-/* Something may stay behind, also of a call that failed half way */
+/*
+ * Something may stay behind, also of a call that fails half way.  Noted before the
+ * host is asked: this CPU may be stopped for a panic before it has the answer.
+ */
 static void pvmemctl_note_left(struct pvmemctl *pm, u64 func_code)
 {
 	switch (func_code) {
@@ -245,13 +262,13 @@ static void pvmemctl_account(struct pvmemctl *pm, const struct memctl_vmm_call *
 	else if (call->func_code != MEMCTL_INFO)
 		stats->kib += call->length / SZ_1K;
 
-	if (err || !pvmemctl_refused(buf, call->func_code))
-		pvmemctl_note_left(pm, call->func_code);
+	if (!err && READ_ONCE(pm->reconnects))
+		WRITE_ONCE(pm->reconnects, 0);
 }
 
 /*
  * Ask once, on whatever CPU this is.  -EAGAIN: connect again, the connection to
- * blame is of generation @gen.
+ * blame is of generation @gen, or of none that ever was ready when @gen is 0.
  */
 static int pvmemctl_exchange(struct pvmemctl *pm, struct memctl_buf *buf,
 			     unsigned int flags, unsigned int *gen)
@@ -271,19 +288,21 @@ static int pvmemctl_exchange(struct pvmemctl *pm, struct memctl_buf *buf,
 
 	WRITE_ONCE(cpu->busy, true);
 	smp_mb(); /* pairs with pvmemctl_quiesce() */
-	state = flags & PVMEMCTL_UNDO ? PVMEMCTL_READY : READ_ONCE(pm->state);
+	/* Ready only with the connections that were made before */
+	state = flags & PVMEMCTL_UNDO ? PVMEMCTL_READY : smp_load_acquire(&pm->state);
 	switch (state) {
 	case PVMEMCTL_READY:
 		*gen = READ_ONCE(pm->generation);
+		pvmemctl_note_left(pm, call.func_code);
 		if (trace_pvmemctl_call_enabled())
 			start = local_clock();
 		ret = pvmemctl_ring(pm, buf);
-		if (trace_pvmemctl_call_enabled())
+		if (start)
 			trace_pvmemctl_call(&call, ret, &buf->ret, local_clock() - start);
 		pvmemctl_account(pm, &call, ret, buf);
 		break;
 	case PVMEMCTL_CONNECTING:
-		*gen = READ_ONCE(pm->generation);
+		*gen = 0;
 		ret = -EAGAIN;
 		break;
 	case PVMEMCTL_GONE:
@@ -361,14 +380,19 @@ static int pvmemctl_greet(struct pvmemctl *pm)
 		ret = pvmemctl_ring(pm, &buf);
 	if (ret)
 		return ret;
-	if (memctl_ret_errno(&buf) || buf.ret.arg0 != MEMCTL_PROTOCOL_MAJOR) {
-		dev_err(pm->dev, "host speaks protocol %llu.%llu, this driver %u.x\n",
+	if (memctl_ret_errno(&buf)) {
+		dev_err(pm->dev, "host does not say who it is (errno %d); check the VMM's settings\n",
+			-memctl_ret_errno(&buf));
+		return -EPROTO;
+	}
+	if (buf.ret.arg0 != MEMCTL_PROTOCOL_MAJOR) {
+		dev_err(pm->dev, "host speaks protocol %llu.%llu, this driver %u.x; update the older one\n",
 			buf.ret.arg0, buf.ret.arg1, MEMCTL_PROTOCOL_MAJOR);
 		return -EPROTO;
 	}
 	if (!is_power_of_2(buf.ret.ret_value) || buf.ret.ret_value < SZ_4K ||
 	    buf.ret.ret_value > PVMEMCTL_STEP) {
-		dev_err(pm->dev, "host claims a page size of %llu bytes\n",
+		dev_err(pm->dev, "host claims a page size of %llu bytes; the VMM is broken\n",
 			buf.ret.ret_value);
 		return -EPROTO;
 	}
@@ -420,18 +444,27 @@ static int pvmemctl_reconnect(struct pvmemctl *pm, unsigned int gen)
 	if (pm->state != PVMEMCTL_READY || pm->generation != gen)
 		return 0;	/* somebody did, or there is no point: ask again */
 
-	ret = pvmemctl_connect(pm);
-	if (ret) {
-		dev_err(pm->dev, "device stopped answering; unbind and bind this driver to try again\n");
-		return ret;
+	/* One that always connects and never answers must not keep us busy */
+	if (++pm->reconnects > PVMEMCTL_ATTEMPTS) {
+		pvmemctl_quiesce(pm, PVMEMCTL_BROKEN);
+		pvmemctl_disconnect(pm);
+		ret = -EIO;
+	} else {
+		ret = pvmemctl_connect(pm);
 	}
-	dev_warn_ratelimited(pm->dev, "device had forgotten its connections; protections, locks and names may be gone\n");
+
+	/* In either case the host may have dropped what was set before */
 	pvmemctl_queue_event(pm, PVMEMCTL_RESET);
-	return 0;
+	if (ret)
+		dev_err(pm->dev, "device stopped answering; unbind and bind this driver to try again\n");
+	else
+		dev_warn_ratelimited(pm->dev, "device had forgotten its connections; protections, locks and names may be gone\n");
+	return ret;
 }
 
 static void pvmemctl_notify(struct pvmemctl *pm, enum pvmemctl_event event)
 {
+	lockdep_assert_held(&pvmemctl_lock);
 	if (rcu_access_pointer(pvmemctl_provider) == pm)
 		blocking_notifier_call_chain(&pvmemctl_chain, event, NULL);
 }
@@ -447,6 +480,8 @@ static void pvmemctl_work(struct work_struct *work)
 
 	if (failed)
 		pvmemctl_reconnect(pm, failed);
+
+	guard(mutex)(&pvmemctl_lock);
 	if (test_and_clear_bit(PVMEMCTL_RESUMED, &pm->events))
 		pvmemctl_notify(pm, PVMEMCTL_RESUMED);
 	if (test_and_clear_bit(PVMEMCTL_RESET, &pm->events))
@@ -466,8 +501,10 @@ static int pvmemctl_ask(struct pvmemctl *pm, struct memctl_buf *buf, unsigned in
 		if (flags & PVMEMCTL_UNDO)
 			return -EIO;
 		if (!(flags & PVMEMCTL_MAY_SLEEP)) {
-			WRITE_ONCE(pm->failed, gen);
-			schedule_work(&pm->work);
+			if (gen) {
+				WRITE_ONCE(pm->failed, gen);
+				schedule_work(&pm->work);
+			}
 			return -EIO;
 		}
 		ret = pvmemctl_reconnect(pm, gen);
@@ -513,7 +550,7 @@ static int pvmemctl_call_range(struct pvmemctl *pm, struct memctl_buf *buf,
 	const u64 end = whole.addr + whole.length;
 	const u64 page = READ_ONCE(pm->page_size);
 	u64 addr = whole.addr, border = 0;
-	int ret;
+	int halvings = 0, ret;
 
 	if (whole.func_code == MEMCTL_INFO) {
 		/* Without a range; a length that no answer has in its place */
@@ -539,7 +576,8 @@ static int pvmemctl_call_range(struct pvmemctl *pm, struct memctl_buf *buf,
 			if (border && border - addr <= page)
 				border = 0;	/* found: it is here */
 		} else if (flags & PVMEMCTL_SPLIT && buf->ret.ret_errno == EINVAL &&
-			   pvmemctl_refused(buf, whole.func_code) && length > page) {
+			   pvmemctl_refused(buf, whole.func_code) && length > page &&
+			   ++halvings <= PVMEMCTL_HALVINGS) {
 			border = addr + length;
 		} else {
 			return 0;
@@ -568,13 +606,30 @@ static int pvmemctl_check(struct pvmemctl *pm, const struct memctl_vmm_call *cal
 	return 0;
 }
 
+/* What needs several steps, or is to be undone, is only for RAM that we know */
+static bool pvmemctl_only_ram(const struct memctl_vmm_call *call)
+{
+	switch (call->func_code) {
+	case MEMCTL_INFO:
+		return false;
+	case MEMCTL_MLOCK:
+	case MEMCTL_MPROTECT_NONE:
+	case MEMCTL_MPROTECT_R:
+	case MEMCTL_MPROTECT_W:
+		return true;
+	default:
+		return call->length > PVMEMCTL_STEP;
+	}
+}
+
 /**
  * pvmemctl_call - ask the host of one device
  * @pm: device
  * @buf: the request, native-endian; the answer when 0 is returned
  *
  * A range of which some is not RAM of this kernel is asked for in one piece or
- * not at all, so that a wrong request has no half effect.
+ * not at all, so that a wrong request has no half effect.  Locks and protections
+ * are refused there: the driver could not undo them.
  *
  * Context: Process context, may sleep.
  * Return: 0 when the host answered; -EINVAL for a request that makes no sense,
@@ -592,7 +647,7 @@ int pvmemctl_call(struct pvmemctl *pm, struct memctl_buf *buf)
 		return ret;
 	if (pvmemctl_is_ram(buf->call.addr, buf->call.length))
 		flags |= PVMEMCTL_SPLIT;
-	else if (buf->call.func_code != MEMCTL_INFO && buf->call.length > PVMEMCTL_STEP)
+	else if (pvmemctl_only_ram(&buf->call))
 		return -EINVAL;
 	return pvmemctl_call_range(pm, buf, flags);
 }
@@ -651,88 +706,6 @@ long memctl_vmm_call(__u64 func_code, __u64 addr, __u64 length, __u64 arg,
 	return ret;
 }
 
-/*
- * What a caller protected or locked must not outlive this kernel: the next one,
- * or its crash kernel, would fault on it.  A 1.0 host undoes nothing by itself.
- */
-static void pvmemctl_undo(struct pvmemctl *pm, const struct pvmemctl_ram *ram,
-			  unsigned int flags)
-{
-	static const struct {
-		int left;
-		u64 func_code;
-	} undo[] = {
-		{ PVMEMCTL_LEFT_PROTECTED,	MEMCTL_MPROTECT_RW },
-		{ PVMEMCTL_LEFT_LOCKED,		MEMCTL_MUNLOCK },
-	};
-	const u64 page = READ_ONCE(pm->page_size);
-	struct memctl_buf buf;
-	unsigned int i, r;
-	u64 addr, end;
-
-	for (i = 0; i < ARRAY_SIZE(undo); i++) {
-		if (!test_and_clear_bit(undo[i].left, &pm->left))
-			continue;
-		for (r = 0; r < ram->nr; r++) {
-			/* A host page with any RAM in it may have been protected */
-			addr = round_down(ram->range[r].addr, page);
-			end = round_up(ram->range[r].end, page);
-			/* In steps, so that an error does not keep the others */
-			for (; addr < end; addr += min(end - addr, PVMEMCTL_STEP)) {
-				buf.call = (struct memctl_vmm_call) {
-					.func_code = undo[i].func_code,
-					.addr = addr,
-					.length = min(end - addr, PVMEMCTL_STEP),
-				};
-				if (pvmemctl_call_range(pm, &buf, flags))
-					return;
-				if (memctl_ret_errno(&buf))
-					dev_warn_ratelimited(pm->dev, "host did not undo %s at 0x%llx: errno %d\n",
-							     pvmemctl_names[undo[i].func_code],
-							     addr, -memctl_ret_errno(&buf));
-			}
-		}
-	}
-}
-
-/* Shut everybody out, then leave the host's memory as it was found */
-static void pvmemctl_leave(struct pvmemctl *pm, enum pvmemctl_state state)
-{
-	struct memctl_buf buf = { .call = { .func_code = MEMCTL_INFO } };
-	bool connected;
-
-	lockdep_assert_held(&pvmemctl_lock);
-	/* Find out now if the device has forgotten us: it is too late afterwards */
-	if (READ_ONCE(pm->left))
-		pvmemctl_call(pm, &buf);
-
-	guard(mutex)(&pm->connect_lock);
-	connected = pm->state == PVMEMCTL_READY;
-	pvmemctl_quiesce(pm, state);
-	if (!connected)
-		return;
-	pvmemctl_undo(pm, rcu_dereference_protected(pvmemctl_ram,
-						    lockdep_is_held(&pvmemctl_lock)),
-		      PVMEMCTL_UNDO | PVMEMCTL_SPLIT | PVMEMCTL_MAY_SLEEP);
-	pvmemctl_disconnect(pm);
-}
-
-static int pvmemctl_panic(struct notifier_block *nb, unsigned long action, void *data)
-{
-	struct pvmemctl *pm;
-
-	guard(rcu)();
-	list_for_each_entry_rcu(pm, &pvmemctl_devices, list)
-		if (READ_ONCE(pm->state) == PVMEMCTL_READY)
-			pvmemctl_undo(pm, rcu_dereference(pvmemctl_ram),
-				      PVMEMCTL_UNDO | PVMEMCTL_SPLIT);
-	return NOTIFY_DONE;
-}
-
-static struct notifier_block pvmemctl_panic_nb = {
-	.notifier_call = pvmemctl_panic,
-};
-
 static int pvmemctl_add_ram(unsigned long pfn, unsigned long nr_pages, void *data)
 {
 	struct pvmemctl_ram **ram = data, *bigger;
@@ -752,7 +725,7 @@ static int pvmemctl_map_ram(void)
 	struct pvmemctl_ram *ram, *old;
 	int ret;
 
-	lockdep_assert_held(&pvmemctl_lock);
+	lockdep_assert_held(&pvmemctl_ram_lock);
 	ram = kzalloc(struct_size(ram, range, 0), GFP_KERNEL);
 	if (!ram)
 		return -ENOMEM;
@@ -762,18 +735,120 @@ static int pvmemctl_map_ram(void)
 		kfree(ram);
 		return ret;
 	}
-	old = rcu_replace_pointer(pvmemctl_ram, ram, lockdep_is_held(&pvmemctl_lock));
+	old = rcu_replace_pointer(pvmemctl_ram, ram, lockdep_is_held(&pvmemctl_ram_lock));
 	kfree_rcu(old, rcu);
 	return 0;
 }
+
+/*
+ * What a caller protected or locked must not outlive this kernel: the next one,
+ * or its crash kernel, would fault on it.  A 1.0 host undoes nothing by itself.
+ */
+static int pvmemctl_undo(struct pvmemctl *pm, const struct pvmemctl_ram *ram,
+			 unsigned int flags)
+{
+	static const struct {
+		int left;
+		u64 func_code;
+	} undo[] = {
+		{ PVMEMCTL_LEFT_PROTECTED,	MEMCTL_MPROTECT_RW },
+		{ PVMEMCTL_LEFT_LOCKED,		MEMCTL_MUNLOCK },
+	};
+	const u64 page = READ_ONCE(pm->page_size);
+	struct memctl_buf buf;
+	unsigned int i, r;
+	u64 addr, end, length;
+	int ret;
+
+	for (i = 0; i < ARRAY_SIZE(undo); i++) {
+		if (!test_bit(undo[i].left, &pm->left))
+			continue;
+		for (r = 0; r < ram->nr; r++) {
+			/* A host page with any RAM in it may have been protected */
+			addr = round_down(ram->range[r].addr, page);
+			end = round_up(ram->range[r].end, page);
+			/* In steps, so that an error does not keep the others */
+			for (; addr < end; addr += length) {
+				length = min(end - addr, max(page, PVMEMCTL_UNDO_STEP));
+				buf.call = (struct memctl_vmm_call) {
+					.func_code = undo[i].func_code,
+					.addr = addr,
+					.length = length,
+				};
+				ret = pvmemctl_call_range(pm, &buf, flags);
+				if (ret)
+					return ret;
+				if (memctl_ret_errno(&buf))
+					dev_warn_ratelimited(pm->dev, "host did not undo %s at 0x%llx (errno %d); start the VM anew instead of another kernel in it\n",
+							     pvmemctl_names[undo[i].func_code],
+							     addr, -memctl_ret_errno(&buf));
+			}
+		}
+		clear_bit(undo[i].left, &pm->left);
+	}
+	return 0;
+}
+
+/* Shut everybody out, then leave the host's memory as it was found */
+static void pvmemctl_leave(struct pvmemctl *pm, enum pvmemctl_state state)
+{
+	struct memctl_buf buf = { .call = { .func_code = MEMCTL_INFO } };
+	bool connected;
+
+	/* Find out now if the device has forgotten us: it is too late afterwards */
+	if (READ_ONCE(pm->left))
+		pvmemctl_call(pm, &buf);
+
+	guard(mutex)(&pm->connect_lock);
+	connected = pm->state == PVMEMCTL_READY;
+	pvmemctl_quiesce(pm, state);
+	if (!connected)
+		return;
+	if (READ_ONCE(pm->left)) {
+		guard(mutex)(&pvmemctl_ram_lock);
+		/* Memory may have left since; without memory for a new map use the old */
+		pvmemctl_map_ram();
+		if (pvmemctl_undo(pm, rcu_dereference_protected(pvmemctl_ram, true),
+				  PVMEMCTL_UNDO | PVMEMCTL_SPLIT | PVMEMCTL_MAY_SLEEP))
+			dev_err(pm->dev, "device stopped answering, protections and locks stay; start the VM anew instead of another kernel in it\n");
+	}
+	pvmemctl_disconnect(pm);
+}
+
+/*
+ * No other CPU runs, whatever it was doing.  If that was a handshake, or the device
+ * had forgotten its connections, shake hands once more.
+ */
+static int pvmemctl_panic(struct notifier_block *nb, unsigned long action, void *data)
+{
+	const unsigned int flags = PVMEMCTL_UNDO | PVMEMCTL_SPLIT;
+	struct pvmemctl_ram *ram;
+	struct pvmemctl *pm;
+
+	guard(rcu)();
+	ram = rcu_dereference(pvmemctl_ram);
+	list_for_each_entry_rcu(pm, &pvmemctl_devices, list) {
+		if (!READ_ONCE(pm->left))
+			continue;
+		if (READ_ONCE(pm->state) == PVMEMCTL_READY && !pvmemctl_undo(pm, ram, flags))
+			continue;
+		if (!pvmemctl_handshake(pm))
+			pvmemctl_undo(pm, ram, flags);
+	}
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block pvmemctl_panic_nb = {
+	.notifier_call = pvmemctl_panic,
+};
 
 static int pvmemctl_memory_changed(struct notifier_block *nb, unsigned long action,
 				   void *data)
 {
 	if (action == MEM_ONLINE || action == MEM_OFFLINE) {
-		guard(mutex)(&pvmemctl_lock);
-		if (!list_empty(&pvmemctl_devices) && pvmemctl_map_ram())
-			pr_warn("out of memory: protections of new memory stay until the guest ends\n");
+		guard(mutex)(&pvmemctl_ram_lock);
+		if (rcu_access_pointer(pvmemctl_ram) && pvmemctl_map_ram())
+			pr_warn("no memory to note a change of memory: do not protect or lock what was added\n");
 	}
 	return NOTIFY_OK;
 }
@@ -910,12 +985,14 @@ struct pvmemctl *pvmemctl_register(struct device *dev, const struct pvmemctl_ops
 		goto err_put;
 	}
 
-	scoped_guard(mutex, &pvmemctl_lock) {
+	scoped_guard(mutex, &pvmemctl_ram_lock)
 		ret = pvmemctl_map_ram();
-		if (ret) {
-			pvmemctl_disconnect(pm);
-			goto err_put;
-		}
+	if (ret) {
+		pvmemctl_disconnect(pm);
+		goto err_put;
+	}
+
+	scoped_guard(mutex, &pvmemctl_lock) {
 		list_add_tail_rcu(&pm->list, &pvmemctl_devices);
 		if (!rcu_access_pointer(pvmemctl_provider)) {
 			rcu_assign_pointer(pvmemctl_provider, pm);
@@ -946,8 +1023,8 @@ void pvmemctl_unregister(struct pvmemctl *pm)
 {
 	debugfs_remove_recursive(pm->debugfs);
 
+	pvmemctl_leave(pm, PVMEMCTL_GONE);
 	scoped_guard(mutex, &pvmemctl_lock) {
-		pvmemctl_leave(pm, PVMEMCTL_GONE);
 		list_del_rcu(&pm->list);
 		if (rcu_access_pointer(pvmemctl_provider) == pm) {
 			rcu_assign_pointer(pvmemctl_provider, NULL);
@@ -971,7 +1048,6 @@ EXPORT_SYMBOL_GPL(pvmemctl_unregister);
  */
 void pvmemctl_suspend(struct pvmemctl *pm)
 {
-	guard(mutex)(&pvmemctl_lock);
 	pvmemctl_leave(pm, PVMEMCTL_OFF);
 }
 EXPORT_SYMBOL_GPL(pvmemctl_suspend);
@@ -989,12 +1065,12 @@ int pvmemctl_resume(struct pvmemctl *pm)
 
 	scoped_guard(mutex, &pm->connect_lock)
 		ret = pvmemctl_connect(pm);
-	if (ret) {
-		dev_err(pm->dev, "device does not answer after resume; unbind and bind this driver to try again\n");
-		return ret;
-	}
+	if (ret)
+		dev_err(pm->dev, "device is not usable after resume (%d); unbind and bind this driver to try again\n",
+			ret);
+	/* Whatever comes of it: what was set before is gone */
 	pvmemctl_queue_event(pm, PVMEMCTL_RESUMED);
-	return 0;
+	return ret;
 }
 EXPORT_SYMBOL_GPL(pvmemctl_resume);
 

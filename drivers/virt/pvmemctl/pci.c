@@ -70,7 +70,7 @@ static int pvmemctl_pci_probe(struct pci_dev *pdev, const struct pci_device_id *
 	if (ret)
 		return dev_err_probe(dev, ret, "cannot enable the device\n");
 	if (pci_resource_len(pdev, 0) < MEMCTL_BAR_SIZE)
-		return dev_err_probe(dev, -ENODEV, "BAR 0 is missing or too small\n");
+		return dev_err_probe(dev, -ENODEV, "no BAR 0, or too small: the VMM is broken\n");
 	pp->bar = pcim_iomap_region(pdev, 0, KBUILD_MODNAME);
 	if (IS_ERR(pp->bar))
 		return dev_err_probe(dev, PTR_ERR(pp->bar), "cannot map BAR 0\n");

@@ -45,7 +45,7 @@ TRACE_EVENT(pvmemctl_call,
 	TP_printk("func=%s addr=0x%llx length=0x%llx err=%d errno=%u code=%u ns=%llu",
 		  __print_symbolic(__entry->func,
 				   PVMEMCTL_FUNCTIONS(PVMEMCTL_TRACE_NAME)
-				   { ~0ULL, "?" }),
+				   { ~0UL, "?" }),
 		  __entry->addr, __entry->length, __entry->err,
 		  __entry->host_errno, __entry->host_code, __entry->ns)
 );

@@ -409,6 +409,64 @@ static void test_buffer_rom(void)
     device_stop(&m, &d);
 }
 
+/* Kept in RAM by QEMU, but not the guest's: shared memory, video memory */
+static void memory_of_device(const char *args, int bar)
+{
+    Machine m = machine_start(args);
+    Device d = device_find(&m, 4);
+    QPCIDevice *other = qpci_device_find(m.bus, QPCI_DEVFN(5, 0));
+    uint64_t addr;
+
+    g_assert_nonnull(other);
+    qpci_device_enable(other);
+    addr = qpci_iomap(other, bar, NULL).addr;
+    qtest_memset(d.qts, addr, 0xaa, PAGE);
+    g_assert_cmphex(qtest_readb(d.qts, addr), ==, 0xaa);
+
+    handshake(&d, 1);
+    for (int code = MEMCTL_DONTNEED; code <= MEMCTL_UNMERGEABLE; code++) {
+        assert_answer(&d, 0, code, addr, PAGE, EINVAL, code);
+    }
+    g_assert_cmphex(qtest_readb(d.qts, addr), ==, 0xaa);
+
+    g_assert_cmphex(command(&d, MEMCTL_CMD_RESET), ==, MEMCTL_ANSWER_ACK);
+    g_assert_cmphex(register_buffer(&d, addr), ==, MEMCTL_ANSWER_ERROR);
+    assert_broken(&d);
+    g_free(other);
+    device_stop(&m, &d);
+}
+
+static void test_shared_memory(void)
+{
+    memory_of_device("-device pvmemctl,addr=04.0,allow=all "
+                     "-object memory-backend-ram,id=shm,size=1M,share=on "
+                     "-device ivshmem-plain,memdev=shm,addr=05.0", 2);
+}
+
+static void test_video_memory(void)
+{
+    memory_of_device("-device pvmemctl,addr=04.0,allow=all "
+                     "-device bochs-display,addr=05.0,romfile=", 0);
+}
+
+/* Main memory made of several backends is as good as one */
+static void test_numa(void)
+{
+    Machine m = machine_start(
+        "-object memory-backend-ram,id=n0,size=32M "
+        "-object memory-backend-ram,id=n1,size=32M "
+        "-numa node,memdev=n0 -numa node,memdev=n1 "
+        "-device pvmemctl,addr=04.0");
+    Device d = device_find(&m, 4);
+
+    handshake(&d, 1);
+    qtest_memset(m.qts, 32 * MiB - PAGE, 0xaa, 2 * PAGE);
+    assert_answer(&d, 0, MEMCTL_DONTNEED, 32 * MiB - PAGE, 2 * PAGE, 0, 0);
+    g_assert_cmphex(qtest_readb(m.qts, 32 * MiB - 1), ==, 0);
+    g_assert_cmphex(qtest_readb(m.qts, 32 * MiB), ==, 0);
+    device_stop(&m, &d);
+}
+
 /* A buffer that was RAM when it was registered, and is not any more */
 static void buffer_becomes(uint8_t pam)
 {
@@ -718,6 +776,9 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     qtest_add_func("/pvmemctl/pci", test_pci);
     qtest_add_func("/pvmemctl/handshake", test_handshake);
+    qtest_add_func("/pvmemctl/shared-memory", test_shared_memory);
+    qtest_add_func("/pvmemctl/video-memory", test_video_memory);
+    qtest_add_func("/pvmemctl/numa", test_numa);
     qtest_add_func("/pvmemctl/payload-halves", test_payload_halves);
     qtest_add_func("/pvmemctl/dontneed", test_dontneed);
     qtest_add_func("/pvmemctl/bad-requests", test_bad_requests);

@@ -10,11 +10,14 @@
 #include "qapi/error.h"
 #include "qemu/module.h"
 #include "qom/object.h"
+#include "hw/boards.h"
 #include "hw/pci/pci_device.h"
 #include "hw/qdev-properties.h"
 #include "migration/vmstate.h"
 #include "system/address-spaces.h"
+#include "system/hostmem.h"
 #include "system/memory.h"
+#include "system/numa.h"
 #include "pvmemctl-core.h"
 #include "trace.h"
 
@@ -35,6 +38,42 @@ struct PvmemctlDevice {
  */
 static const MemTxAttrs ram_only = { .memory = 1 };
 
+/*
+ * The main memory of the machine, or memory plugged in.  Not what else QEMU
+ * keeps in RAM blocks, such as video memory, or memory shared with other VMs:
+ * it is not the guest's to decide how that is backed.
+ */
+static bool pvmemctl_is_main_memory(const MemoryRegionSection *section)
+{
+    MachineState *ms = MACHINE(qdev_get_machine());
+    MemoryRegion *mr = section->mr;
+
+    if (section->readonly || section->nonvolatile ||
+        !memory_region_is_ram(mr) || memory_region_is_ram_device(mr)) {
+        return false;
+    }
+    if (mr == ms->ram) {
+        return true;
+    }
+    if (ms->device_memory) {
+        uint64_t base = ms->device_memory->base;
+        uint64_t size = memory_region_size(&ms->device_memory->mr);
+
+        if (section->offset_within_address_space >= base &&
+            section->offset_within_address_space - base < size) {
+            return true;
+        }
+    }
+    for (int i = 0; ms->numa_state && i < ms->numa_state->num_nodes; i++) {
+        HostMemoryBackend *backend = ms->numa_state->nodes[i].node_memdev;
+
+        if (backend && mr == host_memory_backend_get_memory(backend)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool pvmemctl_get_ram(void *opaque, uint64_t gpa, uint64_t length,
                              PvmemctlRam *ram)
 {
@@ -45,9 +84,8 @@ static bool pvmemctl_get_ram(void *opaque, uint64_t gpa, uint64_t length,
     if (!section.mr) {
         return false;
     }
-    if (section.offset_within_address_space != gpa || section.readonly ||
-        !memory_region_is_ram(section.mr) ||
-        memory_region_is_ram_device(section.mr)) {
+    if (section.offset_within_address_space != gpa ||
+        !pvmemctl_is_main_memory(&section)) {
         memory_region_unref(section.mr);
         return false;
     }
