@@ -14,7 +14,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/pvmemctl.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,14 +21,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-
 static void fail(const char *what)
 {
 	fprintf(stderr, "release: %s: %s\n", what, strerror(errno));
 	exit(1);
 }
 
-static void release(int fd, uint64_t addr, uint64_t length)
+static void release(int fd, __u64 addr, __u64 length)
 {
 	struct memctl_buf buf = {
 		.call = { .func_code = MEMCTL_DONTNEED, .addr = addr, .length = length },
@@ -48,7 +46,7 @@ int main(int argc, char **argv)
 	size_t length = (argc > 1 ? strtoul(argv[1], NULL, 0) : 512) << 20;
 	unsigned int seconds = argc > 2 ? strtoul(argv[2], NULL, 0) : 3;
 	size_t page = sysconf(_SC_PAGESIZE), pages = length / page, i, ranges = 0;
-	uint64_t *map, start = 0, end = 0;
+	__u64 *map, start = 0, end = 0;
 	unsigned char *mem;
 	int fd, pagemap;
 
@@ -68,11 +66,11 @@ int main(int argc, char **argv)
 	sleep(seconds);
 
 	pagemap = open("/proc/self/pagemap", O_RDONLY);
-	if (pagemap < 0 || pread(pagemap, map, pages * 8, (uintptr_t)mem / page * 8) !=
+	if (pagemap < 0 || pread(pagemap, map, pages * 8, (unsigned long)mem / page * 8) !=
 			   (ssize_t)(pages * 8))
 		fail("/proc/self/pagemap");
 	for (i = 0; i < pages; i++) {
-		uint64_t addr = (map[i] & ((1ULL << 55) - 1)) * page;
+		__u64 addr = (map[i] & ((1ULL << 55) - 1)) * page;
 
 		if (addr != end) {
 			if (end)

@@ -7,6 +7,7 @@
  */
 #define _GNU_SOURCE
 #include <dirent.h>
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -774,6 +775,18 @@ static const char *device_name(void)
 	return strrchr(link, '/') + 1;
 }
 
+/* Handshakes so far */
+static unsigned long generation(void)
+{
+	unsigned long found = 0;
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), DEBUGFS "/%s/calls", device_name());
+	if (sscanf(file_text(path), "# generation %lu,", &found) != 1)
+		return 0;
+	return found;
+}
+
 static unsigned long counted(const char *function)
 {
 	char path[PATH_MAX], line[256], name[64];
@@ -800,6 +813,42 @@ TEST_F(device, counters)
 	before = counted("INFO");
 	ASSERT_EQ(0, raw_call(self->fd, MEMCTL_INFO, 0, 0, 0, &self->buf));
 	EXPECT_EQ(before + 1, counted("INFO"));
+}
+
+/*
+ * Take the connections away behind the driver's back, as the restore of a snapshot
+ * does: the next call makes new ones, and succeeds.
+ */
+TEST_F(device, lost_connections)
+{
+	const char *pci = "/sys/class/misc/pvmemctl0/device";
+	unsigned long before;
+	volatile uint32_t *command;
+	char path[128];
+	uint64_t bar;
+	char *map;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/resource", pci);
+	bar = strtoull(file_text(path), NULL, 16);
+	snprintf(path, sizeof(path), "%s/resource0", pci);
+	fd = open(path, O_RDWR | O_SYNC | O_CLOEXEC);
+	if (fd < 0)
+		SKIP(return, "%s: %s", path, strerror(errno));
+	map = mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (map == MAP_FAILED)
+		SKIP(return, "%s: mmap: %s", path, strerror(errno));
+	command = (void *)(map + (bar & (page_size - 1)) + MEMCTL_REG_COMMAND);
+
+	before = generation();
+	*command = htole32(MEMCTL_CMD_DISCONNECT);
+	ASSERT_EQ(htole32(MEMCTL_ANSWER_ERROR), *command);
+	EXPECT_EQ(0, raw_call(self->fd, MEMCTL_INFO, 0, 0, 0, &self->buf));
+	EXPECT_EQ(0, self->buf.ret.ret_errno);
+	EXPECT_EQ(1, self->buf.ret.arg0);
+	EXPECT_EQ(before + 1, generation());
+	munmap(map, page_size);
+	close(fd);
 }
 
 TEST_F(memory, tracepoint)

@@ -154,7 +154,8 @@ struct pvmemctl {
 
 	/*
 	 * Serialises handshakes and changes of state.  Calls read the state
-	 * without it, see pvmemctl_quiesce().
+	 * without it, see pvmemctl_quiesce(), but may wait for it in reclaim:
+	 * nothing is allocated under it, and it is the innermost lock.
 	 */
 	struct mutex connect_lock;
 	enum pvmemctl_state state;
@@ -172,7 +173,7 @@ struct pvmemctl {
 /*
  * Protects the list of devices and the provider slot as writer, and orders what
  * consumers are told.  Held while they are, so they may not call back into
- * registration.  Outside of connect_lock and pvmemctl_ram_lock.
+ * registration.
  */
 static DEFINE_MUTEX(pvmemctl_lock);
 static LIST_HEAD(pvmemctl_devices);
@@ -190,7 +191,7 @@ struct pvmemctl_ram {
 	} range[] __counted_by(nr);
 };
 
-/* Protects pvmemctl_ram as writer.  Innermost: memory hotplug holds locks already */
+/* Protects pvmemctl_ram as writer.  Memory hotplug takes it, never pvmemctl_lock */
 static DEFINE_MUTEX(pvmemctl_ram_lock);
 static struct pvmemctl_ram __rcu *pvmemctl_ram;
 
@@ -244,7 +245,7 @@ static void pvmemctl_note_left(struct pvmemctl *pm, u64 func_code)
 	case MEMCTL_MPROTECT_W:
 		set_bit(PVMEMCTL_LEFT_PROTECTED, &pm->left);
 		/* A crash kernel could not read this: let pvmemctl_panic() run first */
-		crash_kexec_post_notifiers = true;
+		WRITE_ONCE(crash_kexec_post_notifiers, true);
 		break;
 	}
 }
@@ -793,26 +794,27 @@ static int pvmemctl_undo(struct pvmemctl *pm, const struct pvmemctl_ram *ram,
 static void pvmemctl_leave(struct pvmemctl *pm, enum pvmemctl_state state)
 {
 	struct memctl_buf buf = { .call = { .func_code = MEMCTL_INFO } };
+	const struct pvmemctl_ram *ram;
 	bool connected;
 
 	/* Find out now if the device has forgotten us: it is too late afterwards */
 	if (READ_ONCE(pm->left))
 		pvmemctl_call(pm, &buf);
 
+	guard(mutex)(&pvmemctl_ram_lock);
+	/* Memory may have left since; without memory for a new map use the old */
+	if (READ_ONCE(pm->left))
+		pvmemctl_map_ram();
+	ram = rcu_dereference_protected(pvmemctl_ram, lockdep_is_held(&pvmemctl_ram_lock));
+
 	guard(mutex)(&pm->connect_lock);
 	connected = pm->state == PVMEMCTL_READY;
 	pvmemctl_quiesce(pm, state);
-	if (!connected)
-		return;
-	if (READ_ONCE(pm->left)) {
-		guard(mutex)(&pvmemctl_ram_lock);
-		/* Memory may have left since; without memory for a new map use the old */
-		pvmemctl_map_ram();
-		if (pvmemctl_undo(pm, rcu_dereference_protected(pvmemctl_ram, true),
-				  PVMEMCTL_UNDO | PVMEMCTL_SPLIT | PVMEMCTL_MAY_SLEEP))
+	if (connected) {
+		if (pvmemctl_undo(pm, ram, PVMEMCTL_UNDO | PVMEMCTL_SPLIT | PVMEMCTL_MAY_SLEEP))
 			dev_err(pm->dev, "device stopped answering, protections and locks stay; start the VM anew instead of another kernel in it\n");
+		pvmemctl_disconnect(pm);
 	}
-	pvmemctl_disconnect(pm);
 }
 
 /*

@@ -23,6 +23,7 @@
 #include <linux/cleanup.h>
 #include <linux/completion.h>
 #include <linux/cpumask.h>
+#include <linux/debug_locks.h>
 #include <linux/delay.h>
 #include <linux/err.h>
 #include <linux/io.h>
@@ -36,6 +37,7 @@
 #include <linux/pfn.h>
 #include <linux/preempt.h>
 #include <linux/rcupdate.h>
+#include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/sizes.h>
@@ -112,6 +114,7 @@ struct fake {
 	u64 ret_mask;
 	u64 border[2];			/* a request must not straddle these */
 	u64 bad;			/* a request must not contain this */
+	u64 longest;			/* a request must not be longer, if not 0 */
 	unsigned int reset_delay;	/* milliseconds */
 	void (*hook)(struct fake *fake, u32 command);	/* before it acts */
 	void *hook_data;
@@ -159,6 +162,8 @@ static struct memctl_vmm_ret fake_act(struct fake *fake, const struct doorbell *
 	for (i = 0; i < ARRAY_SIZE(fake->border); i++)
 		if (fake->border[i] && fake_straddles(d, fake->border[i]))
 			return fake_refuse(d, EINVAL);
+	if (fake->longest && d->length > fake->longest)
+		return fake_refuse(d, EINVAL);
 	if (fake->bad && d->addr <= fake->bad && fake->bad < d->addr + d->length)
 		return fake_refuse(d, EINVAL);
 	if (fake->ret_mask & BIT_ULL(d->func))
@@ -694,6 +699,23 @@ static void expect_in_order(struct kunit *test, struct fake *fake, u64 func, u64
 	KUNIT_EXPECT_EQ(test, next, addr + length);
 }
 
+static int ram_sum(unsigned long pfn, unsigned long nr, void *data)
+{
+	*(u64 *)data += PFN_PHYS(nr);
+	return 0;
+}
+
+/* Everything that was asked is in the log */
+static void need_whole_log(struct kunit *test, struct fake *fake)
+{
+	u64 sum = 0;
+
+	ram_walk(&sum, ram_sum);
+	if (fake->nr_log > ARRAY_SIZE(fake->log) && sum > 32ULL * SZ_1G)
+		kunit_skip(test, "too much RAM to follow what is done to it");
+	KUNIT_ASSERT_LE(test, fake->nr_log, ARRAY_SIZE(fake->log));
+}
+
 struct undone {
 	struct fake *fake;
 	u64 func;
@@ -735,7 +757,7 @@ static void expect_undone_but(struct kunit *test, struct fake *fake, u64 func, u
 {
 	struct undone u = { .fake = fake, .func = func, .bad = bad };
 
-	KUNIT_ASSERT_LE(test, fake->nr_log, ARRAY_SIZE(fake->log));
+	need_whole_log(test, fake);
 	KUNIT_EXPECT_NE_MSG(test, 1, ram_walk(&u, undone_range),
 			    "function %llu not undone at 0x%llx", func, u.missing);
 }
@@ -1449,6 +1471,35 @@ static void silent_device_is_asked_a_few_times(struct kunit *test)
 	KUNIT_EXPECT_LE(test, fake->rung, 2 * ATTEMPTS);
 }
 
+/* Whoever asks, and however often: each new connection costs what was set before */
+static void silent_device_is_given_up(struct kunit *test)
+{
+	struct fake *fake = fake_device(test);
+	unsigned int before, i;
+
+	fake->silent = BIT(MEMCTL_FREE);
+	for (i = 0; i < 10; i++)
+		KUNIT_EXPECT_EQ(test, fake_ask(fake, MEMCTL_FREE), -EIO);
+	KUNIT_EXPECT_LE(test, fake->resets, 1 + ATTEMPTS);
+	KUNIT_EXPECT_EQ(test, fake->disconnects, 1);
+	before = fake->writes;
+	KUNIT_EXPECT_EQ(test, fake_ask(fake, MEMCTL_DONTNEED), -EIO);
+	KUNIT_EXPECT_EQ(test, fake->writes, before);
+}
+
+/* But one that is restored again and again is not to blame */
+static void restored_often_is_not_given_up(struct kunit *test)
+{
+	struct fake *fake = fake_device(test);
+	unsigned int i;
+
+	for (i = 1; i <= 10; i++) {
+		fake_forget(fake);
+		KUNIT_EXPECT_EQ(test, fake_ask(fake, MEMCTL_FREE), 0);
+		KUNIT_EXPECT_EQ(test, fake->resets, 1 + i);
+	}
+}
+
 /* The host was replaced by one that this driver cannot use */
 static void reconnect_may_meet_another_host(struct kunit *test)
 {
@@ -1729,6 +1780,31 @@ static void device_call_does_not_split_where_ram_ends(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, memctl_ret_errno(&buf), -EINVAL);
 	KUNIT_EXPECT_EQ(test, fake->rung, 1);
 	KUNIT_EXPECT_EQ(test, fake_did(fake, MEMCTL_FREE), 0);
+}
+
+static void small_regions_are_found(struct kunit *test)
+{
+	struct fake *fake = fake_provider(test);
+	struct memctl_buf buf;
+
+	fake->longest = PAGE;
+	fake_clear_log(fake);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call(MEMCTL_FREE, ADDR, 16 * PAGE, 0, &buf), 0);
+	KUNIT_EXPECT_EQ(test, memctl_ret_errno(&buf), 0);
+	expect_in_order(test, fake, MEMCTL_FREE, ADDR, 16 * PAGE);
+}
+
+/* A host that makes a long search of everything does not keep a CPU for long */
+static void search_is_bounded(struct kunit *test)
+{
+	struct fake *fake = fake_provider(test);
+	struct memctl_buf buf;
+
+	fake->longest = PAGE;
+	fake_clear_log(fake);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call(MEMCTL_FREE, ADDR, STEP, 0, &buf), 0);
+	KUNIT_EXPECT_EQ(test, memctl_ret_errno(&buf), -EINVAL);
+	KUNIT_EXPECT_LE(test, fake->rung, 512);
 }
 
 static void bad_page_is_final(struct kunit *test)
@@ -2061,8 +2137,8 @@ static void undoing_goes_on_after_an_error(struct kunit *test)
 	const u64 ram = need_ram(test, PAGES * PAGE);
 	struct fake *fake = fake_device(test);
 
-	fake->bad = ram;
 	KUNIT_EXPECT_EQ(test, fake_ask(fake, MEMCTL_MLOCK), 0);
+	fake->bad = ram;
 	fake_leave(test, fake);
 	expect_undone_but(test, fake, MEMCTL_MUNLOCK, fake->bad);
 }
@@ -2076,8 +2152,8 @@ static void undoing_ends_when_the_host_fails(struct kunit *test)
 	fake->ret = (struct memctl_vmm_ret) { .ret_errno = ENOMEM };
 	fake->ret_mask = BIT(MEMCTL_MPROTECT_RW) | BIT(MEMCTL_MUNLOCK);
 	fake_leave(test, fake);
-	KUNIT_EXPECT_LE(test, fake->nr_log, ARRAY_SIZE(fake->log));
 	KUNIT_EXPECT_EQ(test, fake->state, FAKE_BROKEN);
+	need_whole_log(test, fake);
 }
 
 static void undoing_ends_when_the_device_is_dead(struct kunit *test)
@@ -2164,6 +2240,37 @@ static void protection_puts_panic_notifiers_first(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, crash_kexec_post_notifiers);
 	KUNIT_EXPECT_EQ(test, fake_ask(fake, MEMCTL_MPROTECT_NONE), 0);
 	KUNIT_EXPECT_TRUE(test, crash_kexec_post_notifiers);
+}
+
+/*
+ * A shrinker may call, holding locks of its own and waiting for a new connection.
+ * So nothing that a caller waits for may be held while memory is allocated.  Only
+ * lockdep notices.
+ */
+static void reclaim_may_call(struct kunit *test)
+{
+	struct fake *fake;
+	unsigned int noreclaim;
+	int ret;
+
+	need_ram(test, PAGE);
+	if (!IS_ENABLED(CONFIG_PROVE_LOCKING) || !debug_locks)
+		kunit_skip(test, "needs lockdep");
+
+	fake = fake_device(test);
+	KUNIT_EXPECT_EQ(test, fake_ask(fake, MEMCTL_MLOCK), 0);
+	pvmemctl_suspend(fake->pm);
+	KUNIT_EXPECT_EQ(test, pvmemctl_resume(fake->pm), 0);
+
+	fake_forget(fake);
+	fs_reclaim_acquire(GFP_KERNEL);
+	noreclaim = memalloc_noreclaim_save();
+	ret = fake_ask(fake, MEMCTL_FREE);
+	memalloc_noreclaim_restore(noreclaim);
+	fs_reclaim_release(GFP_KERNEL);
+	KUNIT_EXPECT_EQ(test, ret, 0);
+	KUNIT_EXPECT_EQ(test, fake->resets, 3);
+	KUNIT_EXPECT_TRUE_MSG(test, debug_locks, "lockdep has found something");
 }
 
 /*
@@ -2444,6 +2551,8 @@ static struct kunit_case pvmemctl_cases[] = {
 	KUNIT_CASE(dead_device_is_given_up),
 	KUNIT_CASE(dead_device_is_given_up_by_the_work),
 	KUNIT_CASE(silent_device_is_asked_a_few_times),
+	KUNIT_CASE(silent_device_is_given_up),
+	KUNIT_CASE(restored_often_is_not_given_up),
 	KUNIT_CASE(reconnect_may_meet_another_host),
 	KUNIT_CASE(all_cpus_fail_at_once),
 
@@ -2459,6 +2568,8 @@ static struct kunit_case pvmemctl_cases[] = {
 	KUNIT_CASE(device_call_finds_a_border_in_ram),
 	KUNIT_CASE(device_call_does_not_split_what_is_no_ram),
 	KUNIT_CASE(device_call_does_not_split_where_ram_ends),
+	KUNIT_CASE(small_regions_are_found),
+	KUNIT_CASE(search_is_bounded),
 	KUNIT_CASE(bad_page_is_final),
 	KUNIT_CASE(bad_range_is_final),
 	KUNIT_CASE_PARAM(other_errors_are_not_split, not_refused_gen_params),
@@ -2496,6 +2607,9 @@ static struct kunit_case pvmemctl_cases[] = {
 	KUNIT_CASE(late_consumer_is_told_at_once),
 	KUNIT_CASE(second_device_serves_its_own_users),
 	KUNIT_CASE(second_device_undoes_its_own),
+
+	/* Last, because what lockdep finds is the last that it finds */
+	KUNIT_CASE(reclaim_may_call),
 	{ }
 };
 
