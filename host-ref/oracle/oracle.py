@@ -61,7 +61,7 @@ COUNTERS = {
     "ksm": "merged by KSM; -1: not known",
     "lazyfree": "given to reclaim by MADV_FREE; -1: not known",
     "locked": "lo", "dontdump": "dd", "mergeable": "mg", "nohuge": "nh",
-    "hugeadv": "hg", "readable": "rd", "writable": "wr",
+    "hugeadv": "hg", "hugetlb": "ht", "readable": "rd", "writable": "wr",
     "vmas": "mappings the range touches",
 }
 

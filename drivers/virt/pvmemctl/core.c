@@ -731,7 +731,7 @@ static int pvmemctl_map_ram(void)
 	if (!ram)
 		return -ENOMEM;
 	/* It also fails where there is no such range */
-	ret = walk_system_ram_range(0, PHYS_PFN(~(phys_addr_t)0), &ram, pvmemctl_add_ram);
+	ret = walk_system_ram_range(0, ULONG_MAX, &ram, pvmemctl_add_ram);
 	if (ret == -ENOMEM) {
 		kfree(ram);
 		return ret;

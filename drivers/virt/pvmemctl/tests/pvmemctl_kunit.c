@@ -601,7 +601,7 @@ static struct resource made_up_ram[2];
 
 static int ram_walk(void *data, int (*fn)(unsigned long pfn, unsigned long nr, void *data))
 {
-	return walk_system_ram_range(0, PHYS_PFN(~(phys_addr_t)0), data, fn);
+	return walk_system_ram_range(0, ULONG_MAX, data, fn);
 }
 
 static int ram_any(unsigned long pfn, unsigned long nr, void *data)
