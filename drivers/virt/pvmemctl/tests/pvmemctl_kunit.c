@@ -179,8 +179,6 @@ static void fake_doorbell(struct fake *fake, u32 connection)
 	u8 *wire;
 
 	fake->rung++;
-	if (!irqs_disabled())
-		fake->errors++;
 	if (fake->state != FAKE_READY || index >= fake->nr_connections)
 		return;
 
@@ -247,6 +245,7 @@ static bool fake_command(struct fake *fake, u32 command)
 
 static void fake_write_command(void *transport, u32 command)
 {
+	const bool irqs_on = !irqs_disabled();
 	struct fake *fake = transport;
 
 	if (fake->hook)
@@ -279,6 +278,9 @@ static void fake_write_command(void *transport, u32 command)
 		}
 		break;
 	default:
+		/* Nobody may come in between, and no command may be rung by mistake */
+		if (irqs_on || !(command & MEMCTL_CONNECTION_BASE))
+			fake->errors++;
 		fake_doorbell(fake, command);
 	}
 }
@@ -353,6 +355,25 @@ static bool fake_buffers_freed(struct fake *fake)
  * Its life
  */
 
+static int fake_register(struct fake *fake)
+{
+	struct pvmemctl *pm = pvmemctl_register(fake->dev, &fake_ops, fake);
+
+	if (IS_ERR(pm))
+		return PTR_ERR(pm);
+	fake->pm = pm;
+	return 0;
+}
+
+static void fake_unregister(void *data)
+{
+	struct fake *fake = data;
+
+	if (fake->pm)
+		pvmemctl_unregister(fake->pm);
+	fake->pm = NULL;
+}
+
 /* This machine may be a confidential guest, but the fake does not mind */
 static const char *never_refuse(void)
 {
@@ -379,34 +400,15 @@ static struct fake *fake_new(struct kunit *test, const char *name)
 
 	fake->dev = kunit_device_register(test, name);
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, fake->dev);
+	/* It leaves when the test ends, if not before */
+	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, fake_unregister, fake));
 	kunit_activate_static_stub(test, pvmemctl_refusal, never_refuse);
 	return fake;
 }
 
-static int fake_register(struct fake *fake)
-{
-	struct pvmemctl *pm = pvmemctl_register(fake->dev, &fake_ops, fake);
-
-	if (IS_ERR(pm))
-		return PTR_ERR(pm);
-	fake->pm = pm;
-	return 0;
-}
-
-static void fake_unregister(void *data)
-{
-	struct fake *fake = data;
-
-	if (fake->pm)
-		pvmemctl_unregister(fake->pm);
-	fake->pm = NULL;
-}
-
-/* After this the device leaves when the test ends, if not before */
 static void fake_start(struct kunit *test, struct fake *fake)
 {
 	KUNIT_ASSERT_EQ(test, 0, fake_register(fake));
-	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, fake_unregister, fake));
 }
 
 /* Kernel callers reach the fake only where this machine has no such device */
@@ -869,7 +871,7 @@ static void bad_host_is_turned_away(struct kunit *test)
 	fake->silent = bad->silent;
 	if (bad->err == -EPROTO)
 		fake->info = bad->info;
-	KUNIT_EXPECT_EQ(test, fake_register(fake), bad->err);
+	KUNIT_ASSERT_EQ(test, fake_register(fake), bad->err);
 	KUNIT_EXPECT_EQ(test, fake->resets, bad->err == -EIO ? ATTEMPTS : 1);
 	KUNIT_EXPECT_EQ(test, fake->disconnects, 1);
 	if (fake->nr_commands <= fake->max_commands)
@@ -881,7 +883,7 @@ static void bad_host_is_turned_away(struct kunit *test)
 	if (fake->buffers[0]) {
 		/* Another user of a freed page may be quicker than we, but not each time */
 		for (i = 0; i < 32 && !fake_buffers_freed(fake); i++)
-			KUNIT_EXPECT_EQ(test, fake_register(fake), bad->err);
+			KUNIT_ASSERT_EQ(test, fake_register(fake), bad->err);
 		KUNIT_EXPECT_LT_MSG(test, i, 32, "buffers are never freed");
 	}
 
@@ -2120,6 +2122,35 @@ static void large_host_pages_are_undone(struct kunit *test)
 	expect_undone(test, fake, MEMCTL_MPROTECT_RW);
 }
 
+/* RAM may come and go, and it goes by what there is in the end */
+static void undoing_follows_the_ram(struct kunit *test)
+{
+	struct resource *ram = &made_up_ram[1];
+	struct fake *fake;
+	unsigned int i;
+
+	need_made_up_ram(test);
+	remove_resource(ram);
+	fake = fake_new(test, "pvmemctl-fake");
+	KUNIT_EXPECT_EQ(test, fake_register(fake), 0);
+	KUNIT_EXPECT_EQ(test, insert_resource(&iomem_resource, ram), 0);
+	KUNIT_ASSERT_NOT_NULL(test, fake->pm);
+	KUNIT_EXPECT_EQ(test, fake_ask(fake, MEMCTL_MLOCK), 0);
+	fake_clear_log(fake);
+	fake_unregister(fake);
+	expect_undone(test, fake, MEMCTL_MUNLOCK);
+
+	fake_start(test, fake);
+	KUNIT_EXPECT_EQ(test, fake_ask(fake, MEMCTL_MLOCK), 0);
+	fake_clear_log(fake);
+	remove_resource(ram);
+	fake_unregister(fake);
+	expect_undone(test, fake, MEMCTL_MUNLOCK);
+	KUNIT_EXPECT_EQ(test, insert_resource(&iomem_resource, ram), 0);
+	for (i = 0; i < fake->nr_log; i++)
+		KUNIT_EXPECT_NE(test, fake->log[i].addr, ram->start);
+}
+
 static void undoing_finds_borders(struct kunit *test)
 {
 	const u64 ram = need_ram(test, PAGES * PAGE);
@@ -2586,6 +2617,7 @@ static struct kunit_case pvmemctl_cases[] = {
 	KUNIT_CASE_PARAM(kernel_callers_leave_nothing_either, leave_gen_params),
 	KUNIT_CASE_PARAM(half_a_failure_is_undone, leave_gen_params),
 	KUNIT_CASE_PARAM(large_host_pages_are_undone, leave_gen_params),
+	KUNIT_CASE(undoing_follows_the_ram),
 	KUNIT_CASE_PARAM(undoing_finds_borders, leave_gen_params),
 	KUNIT_CASE_PARAM(undoing_goes_on_after_an_error, leave_gen_params),
 	KUNIT_CASE_PARAM(undoing_ends_when_the_host_fails, leave_gen_params),
