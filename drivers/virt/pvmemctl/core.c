@@ -803,8 +803,7 @@ static void pvmemctl_leave(struct pvmemctl *pm, enum pvmemctl_state state)
 
 	guard(mutex)(&pvmemctl_ram_lock);
 	/* Memory may have left since; without memory for a new map use the old */
-	if (READ_ONCE(pm->left))
-		pvmemctl_map_ram();
+	pvmemctl_map_ram();
 	ram = rcu_dereference_protected(pvmemctl_ram, lockdep_is_held(&pvmemctl_ram_lock));
 
 	guard(mutex)(&pm->connect_lock);
@@ -979,28 +978,30 @@ struct pvmemctl *pvmemctl_register(struct device *dev, const struct pvmemctl_ops
 		goto err_put;
 	}
 
-	scoped_guard(mutex, &pm->connect_lock)
-		ret = pvmemctl_connect(pm);
+	mutex_lock(&pm->connect_lock);
+	ret = pvmemctl_connect(pm);
+	mutex_unlock(&pm->connect_lock);
 	if (ret) {
 		if (ret == -EIO)
 			dev_err(dev, "device does not answer; is it the host's pvmemctl?\n");
 		goto err_put;
 	}
 
-	scoped_guard(mutex, &pvmemctl_ram_lock)
-		ret = pvmemctl_map_ram();
+	mutex_lock(&pvmemctl_ram_lock);
+	ret = pvmemctl_map_ram();
+	mutex_unlock(&pvmemctl_ram_lock);
 	if (ret) {
 		pvmemctl_disconnect(pm);
 		goto err_put;
 	}
 
-	scoped_guard(mutex, &pvmemctl_lock) {
-		list_add_tail_rcu(&pm->list, &pvmemctl_devices);
-		if (!rcu_access_pointer(pvmemctl_provider)) {
-			rcu_assign_pointer(pvmemctl_provider, pm);
-			pvmemctl_notify(pm, PVMEMCTL_ADDED);
-		}
+	mutex_lock(&pvmemctl_lock);
+	list_add_tail_rcu(&pm->list, &pvmemctl_devices);
+	if (!rcu_access_pointer(pvmemctl_provider)) {
+		rcu_assign_pointer(pvmemctl_provider, pm);
+		pvmemctl_notify(pm, PVMEMCTL_ADDED);
 	}
+	mutex_unlock(&pvmemctl_lock);
 
 	pm->debugfs = debugfs_create_dir(dev_name(dev), pvmemctl_debugfs);
 	debugfs_create_file("calls", 0400, pm->debugfs, pm, &pvmemctl_calls_fops);
@@ -1065,8 +1066,10 @@ int pvmemctl_resume(struct pvmemctl *pm)
 {
 	int ret;
 
-	scoped_guard(mutex, &pm->connect_lock)
+	scoped_guard(mutex, &pm->connect_lock) {
+		pm->reconnects = 0;
 		ret = pvmemctl_connect(pm);
+	}
 	if (ret)
 		dev_err(pm->dev, "device is not usable after resume (%d); unbind and bind this driver to try again\n",
 			ret);

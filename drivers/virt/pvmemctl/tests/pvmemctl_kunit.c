@@ -1502,6 +1502,22 @@ static void restored_often_is_not_given_up(struct kunit *test)
 	}
 }
 
+/* What was held against it before does not count after a resume */
+static void resume_is_a_new_beginning(struct kunit *test)
+{
+	struct fake *fake = fake_device(test);
+	unsigned int i;
+
+	fake->silent = BIT(MEMCTL_FREE);
+	for (i = 0; i < 10; i++)
+		KUNIT_EXPECT_EQ(test, fake_ask(fake, MEMCTL_FREE), -EIO);
+	pvmemctl_suspend(fake->pm);
+	fake->silent = 0;
+	KUNIT_EXPECT_EQ(test, pvmemctl_resume(fake->pm), 0);
+	fake_forget(fake);
+	KUNIT_EXPECT_EQ(test, fake_ask(fake, MEMCTL_FREE), 0);
+}
+
 /* The host was replaced by one that this driver cannot use */
 static void reconnect_may_meet_another_host(struct kunit *test)
 {
@@ -2584,6 +2600,7 @@ static struct kunit_case pvmemctl_cases[] = {
 	KUNIT_CASE(silent_device_is_asked_a_few_times),
 	KUNIT_CASE(silent_device_is_given_up),
 	KUNIT_CASE(restored_often_is_not_given_up),
+	KUNIT_CASE(resume_is_a_new_beginning),
 	KUNIT_CASE(reconnect_may_meet_another_host),
 	KUNIT_CASE(all_cpus_fail_at_once),
 
