@@ -185,7 +185,9 @@ def drain_lru():
     """Have the kernel finish its per-CPU batches of page list changes.
 
     MADV_FREE shows in a page's flags only when a batch of some 30 pages is
-    full.  MADV_COLLAPSE first flushes the batches of all CPUs; on an area with
+    full, and a page that some other CPU just touched cannot be paged out while
+    it is in one: after an answer, what was touched before it can be.
+    MADV_COLLAPSE first flushes the batches of all CPUs; on an area with
     nothing to collapse that is all it does before it fails.  (The area must
     have had a page once, hence the write.)
     """
@@ -356,8 +358,6 @@ def count_frames(pagemap, stretches):
     if sum(high - low for low, high in stretches) > MAX_PFNS * PAGE:
         return -1, -1
     with contextlib.suppress(OSError), open_proc("", "kpageflags") as kpf:
-        if stretches:
-            drain_lru()
         for low, high in stretches:
             for entry in words(pagemap, low // PAGE, (high - low) // PAGE):
                 if not entry >> 63:     # no longer present
@@ -376,6 +376,7 @@ def count_frames(pagemap, stretches):
 
 def state(pid, ranges):
     """The answer for some ranges (address, length) of a process's memory."""
+    drain_lru()
     # A page is in a range if any byte of it is.
     spans = [(a - a % PAGE, a + n + -(a + n) % PAGE) for a, n in ranges]
     vmas = read_vmas(pid, min(a for a, _ in spans), max(b for _, b in spans))
