@@ -22,6 +22,13 @@ export GIT_COMMITTER_NAME=$SERIES_NAME GIT_COMMITTER_EMAIL=$SERIES_EMAIL
 export GIT_AUTHOR_DATE=$SERIES_DATE GIT_COMMITTER_DATE=$SERIES_DATE
 export LC_ALL=C.UTF-8 TZ=UTC
 
+CC=gcc CXX=g++
+if command -v ccache >/dev/null; then
+	CC="ccache gcc" CXX="ccache g++"
+	# Hits from any checkout, not only from this folder
+	export CCACHE_BASEDIR=$ROOT CCACHE_NOHASHDIR=1
+fi
+
 say() { printf '%s: %s\n' "$ME" "$*" >&2; }
 die() { printf '%s: error: %s\n' "$ME" "$*" >&2; exit 1; }
 
@@ -83,6 +90,11 @@ kernel_path() {
 	mm-hooks/*) echo "mm/pvmemctl/${1#mm-hooks/}" ;;
 	*) echo "$1" ;;
 	esac
+}
+
+# put_file PATH: stdin becomes the file PATH in git's index
+put_file() {
+	git update-index --add --cacheinfo "100644,$(git hash-object -w --stdin),$1"
 }
 
 # Apply patches/ by plain git am on the pinned Linux, in a worktree at DIR that has

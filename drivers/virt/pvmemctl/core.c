@@ -224,12 +224,6 @@ static int pvmemctl_ring(struct pvmemctl *pm, struct memctl_buf *buf)
 	return 0;
 }
 
-/* The host refused the request before it tried anything */
-static bool pvmemctl_refused(const struct memctl_buf *buf, u64 func_code)
-{
-	return buf->ret.ret_errno && buf->ret.ret_code && buf->ret.ret_code == func_code;
-}
-
 /*
  * Something may stay behind, also of a call that fails half way.  Noted before the
  * host is asked: this CPU may be stopped for a panic before it has the answer.
@@ -536,6 +530,12 @@ static bool pvmemctl_is_ram(u64 addr, u64 length)
 	return false;
 }
 
+/* The host refused the range before it tried anything */
+static bool pvmemctl_refused(const struct memctl_buf *buf, u64 func_code)
+{
+	return buf->ret.ret_errno == EINVAL && buf->ret.ret_code == func_code;
+}
+
 /*
  * Ask for a range, in as many steps as it takes.
  *
@@ -576,9 +576,8 @@ static int pvmemctl_call_range(struct pvmemctl *pm, struct memctl_buf *buf,
 			addr += length;
 			if (border && border - addr <= page)
 				border = 0;	/* found: it is here */
-		} else if (flags & PVMEMCTL_SPLIT && buf->ret.ret_errno == EINVAL &&
-			   pvmemctl_refused(buf, whole.func_code) && length > page &&
-			   ++halvings <= PVMEMCTL_HALVINGS) {
+		} else if (flags & PVMEMCTL_SPLIT && pvmemctl_refused(buf, whole.func_code) &&
+			   length > page && ++halvings <= PVMEMCTL_HALVINGS) {
 			border = addr + length;
 		} else {
 			return 0;
