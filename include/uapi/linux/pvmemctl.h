@@ -96,6 +96,46 @@ struct memctl_buf {
 #define MEMCTL_UNMERGEABLE		14	/* madvise MADV_UNMERGEABLE */
 
 /*
+ * Since protocol 1.1.  A host of 1.0 answers EOPNOTSUPP to all of these.
+ */
+/*
+ * What the host can do for the range of arg bytes at addr, 0 bytes: all RAM; sent
+ * with a length of all ones.  In ret_value bit N is set where function code N works
+ * on all of the range, arg0 has the entries that VECTOR takes at most, arg1 the
+ * largest backing page in the range, bytes
+ */
+#define MEMCTL_QUERY			32
+/* The range reads as zero afterwards, and is released where the host can */
+#define MEMCTL_ZERO			33
+#define MEMCTL_POPULATE			34	/* madvise MADV_POPULATE_WRITE */
+#define MEMCTL_HUGEPAGE			35	/* madvise MADV_HUGEPAGE */
+#define MEMCTL_NOHUGEPAGE		36	/* madvise MADV_NOHUGEPAGE */
+#define MEMCTL_DODUMP			37	/* madvise MADV_DODUMP */
+#define MEMCTL_COLD			38	/* madvise MADV_COLD */
+/*
+ * Apply function arg to each of length ranges in the table of struct
+ * memctl_vmm_range at addr, in order, until one fails.  Any function but INFO,
+ * QUERY, VECTOR and SET_VMA_ANON_NAME.  ret_value has the number of ranges done;
+ * arg1 how many bytes of the next one, where that was begun
+ */
+#define MEMCTL_VECTOR			39
+
+/* The most entries that any host takes in the table of a VECTOR call */
+#define MEMCTL_VECTOR_MAX		256
+
+/**
+ * struct memctl_vmm_range - an entry of a table for MEMCTL_VECTOR
+ * @addr: guest-physical address of the first byte, aligned to the host's page
+ * @length: number of bytes, a multiple of the host's page size
+ *
+ * Little-endian between guest and host.  A table is aligned to 16 bytes.
+ */
+struct memctl_vmm_range {
+	__u64 addr;
+	__u64 length;
+};
+
+/*
  * The device, for its drivers and for VMMs.  BAR 0 is 32-bit memory:
  *
  *   offset  width     write                         read
