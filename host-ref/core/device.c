@@ -3,152 +3,114 @@
  * The device as the guest sees it: two registers, a handshake, and doorbells.
  */
 #include <endian.h>
-#include <errno.h>
+#include <sched.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "pvmemctl-core.h"
+#include "internal.h"
 
 void pvmemctl_core_init(PvmemctlCore *core, const PvmemctlVmm *vmm,
-                        void *opaque, uint64_t allowed)
+                        void *opaque, PvmemctlLedger *ledger,
+                        const PvmemctlOptions *options)
 {
+    memset(core, 0, sizeof(*core));
     core->vmm = vmm;
     core->opaque = opaque;
-    core->allowed = allowed;
-    pvmemctl_core_reset(core);
+    core->ledger = ledger;
+    core->options = *options;
+    core->rate_credit = options->rate_limit;
+    pthread_mutex_init(&core->command_lock, NULL);
+    pthread_mutex_init(&core->rate_lock, NULL);
+    atomic_store(&core->answer, MEMCTL_ANSWER_ERROR);
 }
 
-void pvmemctl_core_reset(PvmemctlCore *core)
+void pvmemctl_core_destroy(PvmemctlCore *core)
 {
-    core->state = PVMEMCTL_STATE_BROKEN;
-    core->answer = MEMCTL_ANSWER_ERROR;
-    core->payload = 0;
-    core->nr_connections = 0;
-}
-
-static uint64_t host_page_size(void)
-{
-    return sysconf(_SC_PAGESIZE);
-}
-
-/* Is all of the range RAM?  Nothing is done to a range of which some is not. */
-static bool range_is_ram(PvmemctlCore *core, uint64_t addr, uint64_t length)
-{
-    PvmemctlRam ram;
-
-    while (length) {
-        if (!core->vmm->get_ram(core->opaque, addr, length, &ram)) {
-            return false;
-        }
-        core->vmm->put_ram(core->opaque, &ram);
-        addr += ram.length;
-        length -= ram.length;
-    }
-    return true;
-}
-
-/* The host refuses: the function code says that it tried nothing */
-static struct memctl_vmm_ret refuse(const struct memctl_vmm_call *call, int err)
-{
-    return (struct memctl_vmm_ret) {
-        .ret_errno = err,
-        .ret_code = (uint32_t)call->func_code,
-    };
+    pthread_mutex_destroy(&core->command_lock);
+    pthread_mutex_destroy(&core->rate_lock);
 }
 
 /*
- * Would the range take a buffer away from the core?  The answer could not be
- * written then, nor another request be read.
+ * Break the device and wait for the doorbells that saw it work.  They stop after
+ * the chunk they are at, and take no lock that a caller of this may hold.
  */
-static bool protects_buffer(const PvmemctlCore *core,
-                            const struct memctl_vmm_call *call)
+static void quiesce(PvmemctlCore *core)
 {
-    switch (call->func_code) {
-    case MEMCTL_MPROTECT_NONE:
-    case MEMCTL_MPROTECT_R:
-    case MEMCTL_MPROTECT_W:
-        break;
-    default:
+    atomic_store(&core->answer, MEMCTL_ANSWER_ERROR);
+    atomic_store(&core->state, PVMEMCTL_STATE_BROKEN);
+    while (atomic_load(&core->in_flight)) {
+        sched_yield();
+    }
+}
+
+static void disconnect(PvmemctlCore *core)
+{
+    quiesce(core);
+    atomic_store(&core->payload, 0);
+    core->nr_connections = 0;
+}
+
+unsigned pvmemctl_core_reset(PvmemctlCore *core)
+{
+    unsigned failed;
+
+    pthread_mutex_lock(&core->command_lock);
+    disconnect(core);
+    failed = pvmemctl_ledger_undo(core->ledger, core);
+    pthread_mutex_unlock(&core->command_lock);
+    return failed;
+}
+
+bool pvmemctl_core_restore(PvmemctlCore *core, uint32_t state, uint32_t answer,
+                           uint64_t payload, uint32_t nr_connections,
+                           const uint64_t *buffers)
+{
+    if (state > PVMEMCTL_STATE_READY ||
+        nr_connections > PVMEMCTL_MAX_CONNECTIONS ||
+        (answer != MEMCTL_ANSWER_ACK && answer != MEMCTL_ANSWER_ERROR)) {
         return false;
     }
-    for (uint32_t i = 0; i < core->nr_connections; i++) {
-        uint64_t first = core->buffers[i];
-        uint64_t last = first + sizeof(struct memctl_buf) - 1;
-
-        if (last >= call->addr && first <= call->addr + (call->length - 1)) {
-            return true;
-        }
-    }
-    return false;
+    pthread_mutex_lock(&core->command_lock);
+    disconnect(core);
+    memcpy(core->buffers, buffers, nr_connections * sizeof(buffers[0]));
+    core->nr_connections = nr_connections;
+    atomic_store(&core->payload, payload);
+    atomic_store(&core->answer, answer);
+    atomic_store(&core->state, state);
+    pthread_mutex_unlock(&core->command_lock);
+    return true;
 }
 
-static struct memctl_vmm_ret run_range(PvmemctlCore *core,
-                                       const struct memctl_vmm_call *call)
+static void count(PvmemctlCore *core, uint64_t code, bool failed,
+                  uint64_t start)
 {
-    uint64_t addr = call->addr, length = call->length;
-    PvmemctlRam ram;
-    int err;
+    PvmemctlStats *stats;
+    uint64_t time, longest;
 
-    if (!length || (addr | length) & (host_page_size() - 1) ||
-        addr + length < addr || !range_is_ram(core, addr, length) ||
-        protects_buffer(core, call)) {
-        return refuse(call, EINVAL);
+    if (code >= PVMEMCTL_NR_CODES) {
+        return;
     }
-
-    while (length) {
-        /* Looked up anew: it may have been unplugged since */
-        if (!core->vmm->get_ram(core->opaque, addr, length, &ram)) {
-            if (addr == call->addr) {
-                return refuse(call, EINVAL);
-            }
-            /* No refusal, a part has been done */
-            return (struct memctl_vmm_ret) { .ret_errno = EINVAL };
+    stats = &core->stats[code];
+    atomic_fetch_add_explicit(&stats->calls, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&stats->failed, failed, memory_order_relaxed);
+    if (start) {
+        time = pvmemctl_now() - start;
+        atomic_fetch_add_explicit(&stats->time, time, memory_order_relaxed);
+        longest = atomic_load(&stats->longest);
+        while (time > longest &&
+               !atomic_compare_exchange_weak(&stats->longest, &longest, time)) {
         }
-        err = pvmemctl_function_run(call->func_code, ram.addr, ram.length,
-                                    call->arg);
-        core->vmm->put_ram(core->opaque, &ram);
-        if (err) {
-            return (struct memctl_vmm_ret) { .ret_errno = err };
-        }
-        addr += ram.length;
-        length -= ram.length;
     }
-    return (struct memctl_vmm_ret) { 0 };
-}
-
-static struct memctl_vmm_ret run_call(PvmemctlCore *core,
-                                      const struct memctl_vmm_call *call)
-{
-    if (!pvmemctl_function_name(call->func_code)) {
-        return refuse(call, EOPNOTSUPP);
-    }
-    if (!(core->allowed & UINT64_C(1) << call->func_code)) {
-        return refuse(call, EPERM);
-    }
-    if (call->func_code == MEMCTL_INFO) {
-        return (struct memctl_vmm_ret) {
-            .ret_value = host_page_size(),
-            .arg0 = MEMCTL_PROTOCOL_MAJOR,
-            .arg1 = MEMCTL_PROTOCOL_MINOR,
-        };
-    }
-    return run_range(core, call);
 }
 
 /* The request is copied once; what the guest does to it then is its own loss */
-static bool doorbell(PvmemctlCore *core, uint32_t connection)
+static bool answer_request(PvmemctlCore *core, uint64_t buffer)
 {
-    uint32_t index = connection - MEMCTL_CONNECTION_BASE;
     struct memctl_buf wire;
     struct memctl_vmm_call call;
     struct memctl_vmm_ret ret;
-    uint64_t buffer;
+    uint64_t start = core->options.timing ? pvmemctl_now() : 0;
 
-    if (core->state != PVMEMCTL_STATE_READY || index >= core->nr_connections) {
-        return false;
-    }
-    buffer = core->buffers[index];
-    if (!core->vmm->read(core->opaque, buffer, &wire, sizeof(wire))) {
+    if (!pvmemctl_copy_from_guest(core, buffer, &wire, sizeof(wire))) {
         return false;
     }
     call = (struct memctl_vmm_call) {
@@ -158,8 +120,7 @@ static bool doorbell(PvmemctlCore *core, uint32_t connection)
         .arg = le64toh(wire.call.arg),
     };
 
-    ret = run_call(core, &call);
-
+    ret = pvmemctl_request(core, &call);
     wire.ret = (struct memctl_vmm_ret) {
         .ret_errno = htole32(ret.ret_errno),
         .ret_code = htole32(ret.ret_code),
@@ -167,28 +128,60 @@ static bool doorbell(PvmemctlCore *core, uint32_t connection)
         .arg0 = htole64(ret.arg0),
         .arg1 = htole64(ret.arg1),
     };
-    if (!core->vmm->write(core->opaque, buffer, &wire, sizeof(wire))) {
+    /* Overtaken by RESET: nobody waits for the answer */
+    if (atomic_load(&core->state) != PVMEMCTL_STATE_READY ||
+        !pvmemctl_copy_to_guest(core, buffer, &wire, sizeof(wire))) {
         return false;
     }
+    count(core, call.func_code, ret.ret_errno, start);
     if (core->vmm->answered) {
         core->vmm->answered(core->opaque, &call, &ret);
     }
     return true;
 }
 
+static bool doorbell(PvmemctlCore *core, uint32_t connection)
+{
+    uint32_t index = connection - MEMCTL_CONNECTION_BASE;
+    bool answered = false;
+
+    /* Either this sees the state that quiesce() set, or that sees this */
+    atomic_fetch_add(&core->in_flight, 1);
+    if (atomic_load(&core->state) == PVMEMCTL_STATE_READY &&
+        index < core->nr_connections) {
+        answered = answer_request(core, core->buffers[index]);
+    }
+    atomic_fetch_sub(&core->in_flight, 1);
+    if (!answered) {
+        atomic_fetch_add_explicit(&core->ignored, 1, memory_order_relaxed);
+    }
+    return answered;
+}
+
 static bool register_buffer(PvmemctlCore *core)
 {
+    uint64_t buffer = atomic_load(&core->payload);
     struct memctl_buf probe;
 
-    if (core->state != PVMEMCTL_STATE_REGISTERING ||
+    if (atomic_load(&core->state) != PVMEMCTL_STATE_REGISTERING ||
         core->nr_connections == PVMEMCTL_MAX_CONNECTIONS ||
-        !core->vmm->read(core->opaque, core->payload, &probe, sizeof(probe))) {
+        !pvmemctl_copy_from_guest(core, buffer, &probe, sizeof(probe))) {
         return false;
     }
-    core->buffers[core->nr_connections] = core->payload;
-    core->payload = MEMCTL_CONNECTION_BASE + core->nr_connections;
+    core->buffers[core->nr_connections] = buffer;
+    atomic_store(&core->payload,
+                 MEMCTL_CONNECTION_BASE + core->nr_connections);
     core->nr_connections++;
     return true;
+}
+
+/* Defaults back; a host of protocol 1.0 leaves that to the guest */
+static void reset_by_guest(PvmemctlCore *core)
+{
+    disconnect(core);
+    if (core->options.minor) {
+        pvmemctl_ledger_undo(core->ledger, core);
+    }
 }
 
 /* A command that fails leaves the device broken, DISCONNECT always does */
@@ -198,23 +191,36 @@ static void command(PvmemctlCore *core, uint32_t cmd)
 
     switch (cmd) {
     case MEMCTL_CMD_RESET:
-        pvmemctl_core_reset(core);
-        core->state = PVMEMCTL_STATE_REGISTERING;
+        reset_by_guest(core);
+        atomic_store(&core->state, PVMEMCTL_STATE_REGISTERING);
         ok = true;
         break;
     case MEMCTL_CMD_REGISTER:
         ok = register_buffer(core);
         break;
     case MEMCTL_CMD_READY:
-        ok = core->state == PVMEMCTL_STATE_REGISTERING;
-        core->state = PVMEMCTL_STATE_READY;
+        ok = atomic_load(&core->state) == PVMEMCTL_STATE_REGISTERING;
+        if (ok) {
+            atomic_store(&core->state, PVMEMCTL_STATE_READY);
+        }
         break;
     }
     if (ok) {
-        core->answer = MEMCTL_ANSWER_ACK;
+        atomic_store(&core->answer, MEMCTL_ANSWER_ACK);
     } else {
-        pvmemctl_core_reset(core);
+        reset_by_guest(core);
     }
+}
+
+/* A CPU that breaks in on another's command must not wait for that one's work */
+static bool try_command(PvmemctlCore *core, uint32_t cmd)
+{
+    if (pthread_mutex_trylock(&core->command_lock)) {
+        return false;
+    }
+    command(core, cmd);
+    pthread_mutex_unlock(&core->command_lock);
+    return true;
 }
 
 static bool is_command(uint32_t value)
@@ -232,35 +238,35 @@ static bool is_command(uint32_t value)
     }
 }
 
+static bool write_half(PvmemctlCore *core, int shift, uint32_t value)
+{
+    uint64_t old = atomic_load(&core->payload), new;
+
+    do {
+        new = (old & ~((uint64_t)UINT32_MAX << shift)) |
+              (uint64_t)value << shift;
+    } while (!atomic_compare_exchange_weak(&core->payload, &old, new));
+    return true;
+}
+
 bool pvmemctl_core_write(PvmemctlCore *core, uint64_t offset, uint64_t value,
                          unsigned size)
 {
     switch (offset) {
     case MEMCTL_REG_PAYLOAD:
         if (size == 8) {
-            core->payload = value;
+            atomic_store(&core->payload, value);
             return true;
         }
-        if (size == 4) {
-            core->payload &= ~(uint64_t)UINT32_MAX;
-            core->payload |= (uint32_t)value;
-            return true;
-        }
-        return false;
+        return size == 4 && write_half(core, 0, value);
     case MEMCTL_REG_PAYLOAD + 4:
-        if (size != 4) {
-            return false;
-        }
-        core->payload &= UINT32_MAX;
-        core->payload |= value << 32;
-        return true;
+        return size == 4 && write_half(core, 32, value);
     case MEMCTL_REG_COMMAND:
         if (size != 4) {
             return false;
         }
         if (is_command(value)) {
-            command(core, value);
-            return true;
+            return try_command(core, value);
         }
         return doorbell(core, value);
     default:
@@ -268,7 +274,7 @@ bool pvmemctl_core_write(PvmemctlCore *core, uint64_t offset, uint64_t value,
     }
 }
 
-uint64_t pvmemctl_core_read(const PvmemctlCore *core, uint64_t offset,
+uint64_t pvmemctl_core_read(PvmemctlCore *core, uint64_t offset,
                             unsigned size)
 {
     const struct {
@@ -276,8 +282,8 @@ uint64_t pvmemctl_core_read(const PvmemctlCore *core, uint64_t offset,
         uint32_t answer;
         uint32_t zero;
     } regs = {
-        .payload = htole64(core->payload),
-        .answer = htole32(core->answer),
+        .payload = htole64(atomic_load(&core->payload)),
+        .answer = htole32(atomic_load(&core->answer)),
     };
     uint64_t value = 0;
 

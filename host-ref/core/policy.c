@@ -4,9 +4,12 @@
  */
 #include <string.h>
 
-#include "pvmemctl-core.h"
+#include "internal.h"
 
-#define BIT(code) (UINT64_C(1) << (code))
+#define BIT(code) PVMEMCTL_BIT(code)
+
+/* Useless or harmless by themselves */
+#define ALWAYS (BIT(MEMCTL_INFO) | BIT(MEMCTL_QUERY) | BIT(MEMCTL_VECTOR))
 
 /*
  * Left out unless the operator asks for them: MLOCK lets a guest hold memory of
@@ -55,7 +58,7 @@ bool pvmemctl_policy_parse(const char *list, uint64_t *allowed,
 {
     const char *word = list ? list : "default";
 
-    *allowed = BIT(MEMCTL_INFO);
+    *allowed = ALWAYS;
     for (;;) {
         size_t len = strcspn(word, ":");
         uint64_t codes = parse_word(word, len);

@@ -2,154 +2,47 @@
 /*
  * pvmemctl: a guest tells its host how to back the guest's memory.
  *
- * The thin part: a PCI device with one BAR, and the way to guest RAM.  The
- * device itself is in device.c, functions.c and policy.c.
- * docs/specs/pvmemctl.rst describes it.
+ * A PCI device with one BAR around the core, which is in device.c, request.c,
+ * functions.c, ledger.c, guard.c and policy.c; pvmemctl-ram.c is the core's way
+ * to guest RAM.  docs/specs/pvmemctl.rst describes it.
  */
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qapi/util.h"
+#include "qemu/cutils.h"
+#include "qemu/error-report.h"
 #include "qemu/module.h"
+#include "qemu/units.h"
 #include "qom/object.h"
-#include "hw/boards.h"
+#include "exec/cpu-common.h"
+#include "hw/core/cpu.h"
+#include "hw/misc/pvmemctl.h"
 #include "hw/pci/pci_device.h"
 #include "hw/qdev-properties.h"
+#include "migration/misc.h"
+#include "migration/register.h"
 #include "migration/vmstate.h"
-#include "system/address-spaces.h"
-#include "system/hostmem.h"
 #include "system/memory.h"
-#include "system/numa.h"
-#include "pvmemctl-core.h"
+#include "system/qtest.h"
+#include "system/ramblock.h"
+#include "pvmemctl.h"
 #include "trace.h"
 
-#define TYPE_PVMEMCTL "pvmemctl"
-OBJECT_DECLARE_SIMPLE_TYPE(PvmemctlDevice, PVMEMCTL)
+PvmemctlProcess pvmemctl_process;
 
-struct PvmemctlDevice {
-    PCIDevice parent_obj;
-
-    MemoryRegion bar;
-    char *allow;
-    PvmemctlCore core;
-};
-
-/*
- * RAM only: the guest must not reach other devices through this one.  By
- * guest-physical address, as the protocol has it: no IOMMU is in between.
- */
-static const MemTxAttrs ram_only = { .memory = 1 };
-
-/*
- * The main memory of the machine, or memory plugged in.  Not what else QEMU
- * keeps in RAM blocks, such as video memory, or memory shared with other VMs:
- * it is not the guest's to decide how that is backed.
- */
-static bool pvmemctl_is_main_memory(const MemoryRegionSection *section)
+PvmemctlDevice *pvmemctl_device_of(const void *owner)
 {
-    MachineState *ms = MACHINE(qdev_get_machine());
-    MemoryRegion *mr = section->mr;
+    PvmemctlDevice *s;
 
-    if (section->readonly || section->nonvolatile ||
-        !memory_region_is_ram(mr) || memory_region_is_ram_device(mr)) {
-        return false;
-    }
-    if (mr == ms->ram) {
-        return true;
-    }
-    if (ms->device_memory) {
-        uint64_t base = ms->device_memory->base;
-        uint64_t size = memory_region_size(&ms->device_memory->mr);
-
-        if (section->offset_within_address_space >= base &&
-            section->offset_within_address_space - base < size) {
-            return true;
+    QLIST_FOREACH(s, &pvmemctl_process.devices, next) {
+        if (&s->core == owner) {
+            return s;
         }
     }
-    for (int i = 0; ms->numa_state && i < ms->numa_state->num_nodes; i++) {
-        HostMemoryBackend *backend = ms->numa_state->nodes[i].node_memdev;
-
-        if (backend && mr == host_memory_backend_get_memory(backend)) {
-            return true;
-        }
-    }
-    return false;
+    return NULL;
 }
 
-static bool pvmemctl_get_ram(void *opaque, uint64_t gpa, uint64_t length,
-                             PvmemctlRam *ram)
-{
-    /* Holds a reference on the region: the system call runs outside of RCU */
-    MemoryRegionSection section = memory_region_find(get_system_memory(), gpa,
-                                                     length);
-
-    if (!section.mr) {
-        return false;
-    }
-    if (section.offset_within_address_space != gpa ||
-        !pvmemctl_is_main_memory(&section)) {
-        memory_region_unref(section.mr);
-        return false;
-    }
-    ram->addr = memory_region_get_ram_ptr(section.mr) +
-                section.offset_within_region;
-    ram->length = int128_get64(section.size);
-    ram->ref = section.mr;
-    return true;
-}
-
-static void pvmemctl_put_ram(void *opaque, PvmemctlRam *ram)
-{
-    memory_region_unref(ram->ref);
-}
-
-/*
- * The attribute in ram_only keeps accesses from devices' registers, but not
- * from ROM or from RAM of a device.
- */
-static bool pvmemctl_is_ram(void *opaque, uint64_t gpa, size_t size)
-{
-    PvmemctlRam ram;
-
-    for (; size; gpa += ram.length, size -= ram.length) {
-        if (!pvmemctl_get_ram(opaque, gpa, size, &ram)) {
-            return false;
-        }
-        pvmemctl_put_ram(opaque, &ram);
-    }
-    return true;
-}
-
-static bool pvmemctl_read_ram(void *opaque, uint64_t gpa, void *buf,
-                              size_t size)
-{
-    return pvmemctl_is_ram(opaque, gpa, size) &&
-           address_space_read(&address_space_memory, gpa, ram_only,
-                              buf, size) == MEMTX_OK;
-}
-
-static bool pvmemctl_write_ram(void *opaque, uint64_t gpa, const void *buf,
-                               size_t size)
-{
-    return pvmemctl_is_ram(opaque, gpa, size) &&
-           address_space_write(&address_space_memory, gpa, ram_only,
-                               buf, size) == MEMTX_OK;
-}
-
-static void pvmemctl_answered(void *opaque, const struct memctl_vmm_call *call,
-                              const struct memctl_vmm_ret *ret)
-{
-    const char *name = pvmemctl_function_name(call->func_code);
-
-    trace_pvmemctl_call(name ?: "unknown", call->addr, call->length, call->arg,
-                        ret->ret_errno, ret->ret_code);
-}
-
-static const PvmemctlVmm pvmemctl_vmm = {
-    .get_ram = pvmemctl_get_ram,
-    .put_ram = pvmemctl_put_ram,
-    .read = pvmemctl_read_ram,
-    .write = pvmemctl_write_ram,
-    .answered = pvmemctl_answered,
-};
+/* Registers; without the BQL */
 
 static uint64_t pvmemctl_bar_read(void *opaque, hwaddr offset, unsigned size)
 {
@@ -164,8 +57,16 @@ static void pvmemctl_bar_write(void *opaque, hwaddr offset, uint64_t value,
                                unsigned size)
 {
     PvmemctlDevice *s = opaque;
-    bool accepted = pvmemctl_core_write(&s->core, offset, value, size);
+    bool accepted = false;
 
+    trace_pvmemctl_enter(offset, value, size);
+    /*
+     * Only a CPU of the guest: a device that was told to write here would do so
+     * from within its own work, and lockless I/O has no guard against that.
+     */
+    if (current_cpu || qtest_enabled()) {
+        accepted = pvmemctl_core_write(&s->core, offset, value, size);
+    }
     trace_pvmemctl_write(offset, value, size, accepted);
 }
 
@@ -183,46 +84,350 @@ static const MemoryRegionOps pvmemctl_bar_ops = {
     },
 };
 
-static void pvmemctl_realize(PCIDevice *dev, Error **errp)
-{
-    PvmemctlDevice *s = PVMEMCTL(dev);
-    uint64_t allowed;
-    const char *bad;
+/* Migration */
 
-    if (!pvmemctl_policy_parse(s->allow, &allowed, &bad)) {
-        error_setg(errp, "allow=%s: no function is named '%.*s'", s->allow,
-                   (int)strcspn(bad, ":"), bad);
-        error_append_hint(errp, "Use 'all', 'default' or names like 'dontneed',"
-                          " separated by ':'.\n");
+/* System calls of QEMU would fail on protected memory, where copying is a hit */
+static int pvmemctl_save_prepare(void *opaque, Error **errp)
+{
+    PvmemctlProcess *p = opaque;
+
+    if (!p->saving) {
+        p->saving = true;
+        pvmemctl_protections_lift();
+    }
+    return 0;
+}
+
+static void pvmemctl_save_cleanup(void *opaque)
+{
+    PvmemctlProcess *p = opaque;
+
+    if (p->saving) {
+        p->saving = false;
+        pvmemctl_protections_reapply();
+    }
+}
+
+static const SaveVMHandlers pvmemctl_savevm_handlers = {
+    .save_prepare = pvmemctl_save_prepare,
+    .save_cleanup = pvmemctl_save_cleanup,
+};
+
+static void pvmemctl_save_attribute(void *arg, const PvmemctlAttribute *a)
+{
+    PvmemctlDevice *s = arg;
+    PvmemctlSaved *saved = &s->saved;
+    PvmemctlSavedAttribute *to = &saved->attributes[saved->nr_attributes];
+    ram_addr_t offset;
+    RAMBlock *rb = qemu_ram_block_from_host((void *)a->start, false, &offset);
+
+    if (a->owner != &s->core || !rb) {
         return;
     }
-    pvmemctl_core_init(&s->core, &pvmemctl_vmm, s, allowed);
-    memory_region_init_io(&s->bar, OBJECT(s), &pvmemctl_bar_ops, s,
-                          TYPE_PVMEMCTL, MEMCTL_BAR_SIZE);
-    pci_register_bar(dev, 0, PCI_BASE_ADDRESS_SPACE_MEMORY, &s->bar);
+    *to = (PvmemctlSavedAttribute) {
+        .offset = offset,
+        .length = a->end - a->start,
+        .arg = a->arg,
+        .code = a->code,
+    };
+    pstrcpy(to->block, sizeof(to->block), qemu_ram_get_idstr(rb));
+    saved->nr_attributes++;
 }
 
-static void pvmemctl_reset_hold(Object *obj, ResetType type)
+static int pvmemctl_drop_saved(void *opaque)
 {
-    pvmemctl_core_reset(&PVMEMCTL(obj)->core);
+    PvmemctlDevice *s = opaque;
+
+    g_clear_pointer(&s->saved.attributes, g_free);
+    g_clear_pointer(&s->saved.buffers, g_free);
+    return 0;
 }
 
-/*
- * Connections do not travel: after a restore the device is broken, and a guest
- * finds that out and connects again.
- */
-static const VMStateDescription vmstate_pvmemctl = {
-    .name = TYPE_PVMEMCTL,
+static int pvmemctl_pre_load(void *opaque)
+{
+    PvmemctlDevice *s = opaque;
+
+    pvmemctl_drop_saved(s);
+    s->saved.buffers = g_new0(uint64_t, PVMEMCTL_MAX_CONNECTIONS);
+    return 0;
+}
+
+/* The vCPUs stand still */
+static int pvmemctl_pre_save(void *opaque)
+{
+    PvmemctlDevice *s = opaque;
+    PvmemctlSaved *saved = &s->saved;
+    PvmemctlLedgerInfo info;
+
+    pvmemctl_pre_load(s);
+    saved->state = atomic_load(&s->core.state);
+    saved->answer = atomic_load(&s->core.answer);
+    saved->payload = atomic_load(&s->core.payload);
+    saved->nr_connections = s->core.nr_connections;
+    memcpy(saved->buffers, s->core.buffers,
+           saved->nr_connections * sizeof(saved->buffers[0]));
+
+    pvmemctl_ledger_info(pvmemctl_process.ledger, &info);
+    saved->attributes = g_new0(PvmemctlSavedAttribute, info.attributes);
+    saved->nr_attributes = 0;
+    pvmemctl_ledger_each(pvmemctl_process.ledger, pvmemctl_save_attribute, s);
+    return 0;
+}
+
+/* From a stream that nobody vouches for */
+static bool pvmemctl_can_load(void *opaque, int version_id)
+{
+    PvmemctlDevice *s = opaque;
+
+    return s->saved.nr_connections <= PVMEMCTL_MAX_CONNECTIONS &&
+           s->saved.nr_attributes >= 0 &&
+           s->saved.nr_attributes <= PVMEMCTL_MAX_RANGES / 2;
+}
+
+static int pvmemctl_restore_attribute(PvmemctlDevice *s,
+                                      const PvmemctlSavedAttribute *from)
+{
+    const PvmemctlAttribute attribute = {
+        .code = from->code,
+        .arg = from->arg,
+        .owner = &s->core,
+    };
+    PvmemctlRam ram;
+    RAMBlock *rb;
+
+    if (!memchr(from->block, 0, sizeof(from->block))) {
+        return EINVAL;
+    }
+    rb = qemu_ram_block_by_name(from->block);
+    if (!rb || !rb->host || !rb->mr || !from->length ||
+        !QEMU_IS_ALIGNED(from->offset | from->length,
+                         qemu_real_host_page_size()) ||
+        from->offset > rb->used_length ||
+        from->length > rb->used_length - from->offset) {
+        return EINVAL;
+    }
+    /* Locking would wait for pages that are still on their way */
+    if (from->code == MEMCTL_MLOCK && migration_in_incoming_postcopy()) {
+        return EBUSY;
+    }
+    if (from->code >= 64 ||
+        !(s->core.options.allowed & (UINT64_C(1) << from->code))) {
+        return EPERM;
+    }
+    pvmemctl_describe_ram(rb->mr, from->offset, from->length, &ram);
+    return pvmemctl_ledger_restore(pvmemctl_process.ledger, &ram, &attribute);
+}
+
+/* All RAM is there, no vCPU runs yet */
+static int pvmemctl_post_load(void *opaque, int version_id)
+{
+    PvmemctlDevice *s = opaque;
+    PvmemctlSaved *saved = &s->saved;
+    unsigned lost = 0;
+    int err = 0;
+
+    if (!pvmemctl_core_restore(&s->core, saved->state, saved->answer,
+                               saved->payload, saved->nr_connections,
+                               saved->buffers)) {
+        error_report("pvmemctl: the saved state of the device makes no sense");
+        return -EINVAL;
+    }
+    for (int i = 0; i < saved->nr_attributes; i++) {
+        int failed = pvmemctl_restore_attribute(s, &saved->attributes[i]);
+
+        if (failed) {
+            err = failed;
+            lost++;
+        }
+    }
+    if (lost) {
+        warn_report("pvmemctl: %u of %d memory attributes could not be "
+                    "restored here: %s", lost, saved->nr_attributes,
+                    strerror(err));
+    }
+    return pvmemctl_drop_saved(s);
+}
+
+static const VMStateDescription vmstate_pvmemctl_attribute = {
+    .name = "pvmemctl/attribute",
     .version_id = 1,
     .minimum_version_id = 1,
     .fields = (const VMStateField[]) {
-        VMSTATE_PCI_DEVICE(parent_obj, PvmemctlDevice),
+        VMSTATE_BUFFER_UNSAFE(block, PvmemctlSavedAttribute, 0,
+                              sizeof_field(PvmemctlSavedAttribute, block)),
+        VMSTATE_UINT64(offset, PvmemctlSavedAttribute),
+        VMSTATE_UINT64(length, PvmemctlSavedAttribute),
+        VMSTATE_UINT64(arg, PvmemctlSavedAttribute),
+        VMSTATE_UINT8(code, PvmemctlSavedAttribute),
         VMSTATE_END_OF_LIST()
     }
 };
 
+static const VMStateDescription vmstate_pvmemctl = {
+    .name = TYPE_PVMEMCTL,
+    .version_id = 2,
+    .minimum_version_id = 2,
+    .pre_save = pvmemctl_pre_save,
+    .post_save = pvmemctl_drop_saved,
+    .pre_load = pvmemctl_pre_load,
+    .post_load = pvmemctl_post_load,
+    .fields = (const VMStateField[]) {
+        VMSTATE_PCI_DEVICE(parent_obj, PvmemctlDevice),
+        VMSTATE_UINT32(saved.state, PvmemctlDevice),
+        VMSTATE_UINT32(saved.answer, PvmemctlDevice),
+        VMSTATE_UINT64(saved.payload, PvmemctlDevice),
+        VMSTATE_UINT32(saved.nr_connections, PvmemctlDevice),
+        VMSTATE_INT32(saved.nr_attributes, PvmemctlDevice),
+        VMSTATE_VALIDATE("pvmemctl has sensible counts", pvmemctl_can_load),
+        VMSTATE_VARRAY_UINT32(saved.buffers, PvmemctlDevice,
+                              saved.nr_connections, 0, vmstate_info_uint64,
+                              uint64_t),
+        VMSTATE_STRUCT_VARRAY_ALLOC(saved.attributes, PvmemctlDevice,
+                                    saved.nr_attributes, 0,
+                                    vmstate_pvmemctl_attribute,
+                                    PvmemctlSavedAttribute),
+        VMSTATE_END_OF_LIST()
+    }
+};
+
+/* Life */
+
+/* The first device sets up what all share, others must agree on its limits */
+static bool pvmemctl_join(PvmemctlDevice *s, Error **errp)
+{
+    PvmemctlProcess *p = &pvmemctl_process;
+    PvmemctlLedgerInfo info;
+
+    if (s->max_ranges < PVMEMCTL_MIN_RANGES ||
+        s->max_ranges > PVMEMCTL_MAX_RANGES) {
+        error_setg(errp, "max-ranges=%u is not between %d and %d",
+                   s->max_ranges, PVMEMCTL_MIN_RANGES, PVMEMCTL_MAX_RANGES);
+        return false;
+    }
+    if (!p->ledger) {
+        p->ledger = pvmemctl_ledger_new(s->max_ranges, s->max_locked);
+        if (!p->ledger) {
+            error_setg(errp, "no memory for %u ranges", s->max_ranges);
+            return false;
+        }
+        pvmemctl_ram_init();
+        pvmemctl_guard_init();
+        register_savevm_live(TYPE_PVMEMCTL "-protections", 0, 1,
+                             &pvmemctl_savevm_handlers, p);
+    }
+    pvmemctl_ledger_info(p->ledger, &info);
+    if (info.max_ranges != (s->max_ranges & ~1u) ||
+        info.max_locked != s->max_locked) {
+        error_setg(errp, "max-ranges and max-locked are limits of the process: "
+                   "another device has %u and %" PRIu64, info.max_ranges,
+                   info.max_locked);
+        return false;
+    }
+    return true;
+}
+
+static bool pvmemctl_parse_options(PvmemctlDevice *s, PvmemctlOptions *options,
+                                   Error **errp)
+{
+    const char *bad;
+    int action;
+
+    *options = (PvmemctlOptions) {
+        .minor = MEMCTL_PROTOCOL_MINOR,
+        .hugetlb_release = s->hugetlb_release,
+        .rate_limit = s->rate_limit,
+        .timing = s->timing,
+    };
+    if (!pvmemctl_policy_parse(s->allow, &options->allowed, &bad)) {
+        error_setg(errp, "allow=%s: no function is named '%.*s'", s->allow,
+                   (int)strcspn(bad, ":"), bad);
+        error_append_hint(errp, "Use 'all', 'default' or names like 'dontneed',"
+                          " separated by ':'.\n");
+        return false;
+    }
+    if (s->protocol && !strcmp(s->protocol, "1.0")) {
+        options->minor = 0;
+    } else if (s->protocol && strcmp(s->protocol, "1.1")) {
+        error_setg(errp, "x-protocol=%s is neither 1.0 nor 1.1", s->protocol);
+        return false;
+    }
+    if (s->rate_limit > INT64_MAX) {
+        error_setg(errp, "rate-limit=%" PRIu64 " is too much", s->rate_limit);
+        return false;
+    }
+    action = qapi_enum_parse(&PvmemctlGuardAction_lookup, s->on_guard,
+                             PVMEMCTL_GUARD_ACTION_STOP, errp);
+    s->guard_action = action;
+    return action >= 0;
+}
+
+static void pvmemctl_realize(PCIDevice *dev, Error **errp)
+{
+    PvmemctlDevice *s = PVMEMCTL(dev);
+    PvmemctlOptions options;
+    ERRP_GUARD();
+
+    s->guard_action = PVMEMCTL_GUARD_ACTION_STOP;
+    if (!pvmemctl_parse_options(s, &options, errp) || *errp ||
+        !pvmemctl_join(s, errp)) {
+        return;
+    }
+    pvmemctl_core_init(&s->core, &pvmemctl_vmm, s, pvmemctl_process.ledger,
+                       &options);
+    QLIST_INSERT_HEAD(&pvmemctl_process.devices, s, next);
+    memory_region_init_io(&s->bar, OBJECT(s), &pvmemctl_bar_ops, s,
+                          TYPE_PVMEMCTL, MEMCTL_BAR_SIZE);
+    memory_region_enable_lockless_io(&s->bar);
+    pci_register_bar(dev, 0, PCI_BASE_ADDRESS_SPACE_MEMORY, &s->bar);
+}
+
+static void pvmemctl_reset(PvmemctlDevice *s)
+{
+    unsigned failed = pvmemctl_core_reset(&s->core);
+
+    if (failed) {
+        warn_report_once("pvmemctl: %u memory attributes could not be undone",
+                         failed);
+    }
+}
+
+static void pvmemctl_exit(PCIDevice *dev)
+{
+    PvmemctlDevice *s = PVMEMCTL(dev);
+
+    /* Doorbells that are under way end first; the memory lives until RCU says */
+    pvmemctl_reset(s);
+    QLIST_REMOVE(s, next);
+}
+
+static void pvmemctl_finalize(Object *obj)
+{
+    PvmemctlDevice *s = PVMEMCTL(obj);
+
+    if (s->core.vmm) {
+        pvmemctl_core_destroy(&s->core);
+    }
+}
+
+/*
+ * In the first phase: devices that write to memory when they are reset, and the
+ * loading of ROMs, come later.
+ */
+static void pvmemctl_reset_enter(Object *obj, ResetType type)
+{
+    pvmemctl_reset(PVMEMCTL(obj));
+}
+
 static const Property pvmemctl_properties[] = {
     DEFINE_PROP_STRING("allow", PvmemctlDevice, allow),
+    DEFINE_PROP_STRING("x-protocol", PvmemctlDevice, protocol),
+    DEFINE_PROP_STRING("on-guard", PvmemctlDevice, on_guard),
+    DEFINE_PROP_UINT32("max-ranges", PvmemctlDevice, max_ranges,
+                       PVMEMCTL_DEFAULT_RANGES),
+    DEFINE_PROP_SIZE("max-locked", PvmemctlDevice, max_locked, 64 * MiB),
+    DEFINE_PROP_SIZE("rate-limit", PvmemctlDevice, rate_limit, 0),
+    DEFINE_PROP_BOOL("x-timing", PvmemctlDevice, timing, false),
+    DEFINE_PROP_BOOL("hugetlb-release", PvmemctlDevice, hugetlb_release, false),
 };
 
 static void pvmemctl_class_init(ObjectClass *klass, const void *data)
@@ -232,13 +437,14 @@ static void pvmemctl_class_init(ObjectClass *klass, const void *data)
     ResettableClass *rc = RESETTABLE_CLASS(klass);
 
     pc->realize = pvmemctl_realize;
+    pc->exit = pvmemctl_exit;
     pc->vendor_id = MEMCTL_PCI_VENDOR_ID;
     pc->device_id = MEMCTL_PCI_DEVICE_ID;
     pc->subsystem_vendor_id = MEMCTL_PCI_VENDOR_ID;
     pc->subsystem_id = MEMCTL_PCI_SUBSYSTEM_ID;
     pc->class_id = PCI_CLASS_SYSTEM_OTHER;
     pc->revision = 1;
-    rc->phases.hold = pvmemctl_reset_hold;
+    rc->phases.enter = pvmemctl_reset_enter;
     dc->vmsd = &vmstate_pvmemctl;
     dc->desc = "Guest control of how the host backs its memory";
     device_class_set_props(dc, pvmemctl_properties);
@@ -249,6 +455,7 @@ static const TypeInfo pvmemctl_info = {
     .name          = TYPE_PVMEMCTL,
     .parent        = TYPE_PCI_DEVICE,
     .instance_size = sizeof(PvmemctlDevice),
+    .instance_finalize = pvmemctl_finalize,
     .class_init    = pvmemctl_class_init,
     .interfaces = (const InterfaceInfo[]) {
         { INTERFACE_CONVENTIONAL_PCI_DEVICE },

@@ -1,0 +1,433 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The ledger: what guests have set and the VMM must give back.
+ *
+ * An attribute is written down before the system call that sets it, and crossed
+ * out after the one that undoes it.  So whatever fails half way, the ledger holds
+ * at least what is set; to undo what is not does no harm.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+struct PvmemctlLedger {
+    /*
+     * Protects all below, and is held across the system call for one chunk, so
+     * that ledger and memory agree.  The innermost lock.
+     */
+    pthread_mutex_t lock;
+    unsigned nr, max;           /* attributes */
+    uint64_t locked, max_locked;
+    unsigned lifted;            /* by so many the protections are off */
+    uint64_t changes;           /* of attributes[] */
+    PvmemctlAttribute attributes[]; /* by kind, then address; no two overlap */
+};
+
+static PvmemctlKind kind_of(uint8_t code)
+{
+    return pvmemctl_function(code)->kind;
+}
+
+PvmemctlLedger *pvmemctl_ledger_new(unsigned max_ranges, uint64_t max_locked)
+{
+    /* Two borders each; guard hits cut attributes in two before we know */
+    unsigned max = max_ranges / 2 - PVMEMCTL_GUARD_HITS;
+    PvmemctlLedger *l = calloc(1, sizeof(*l) + max * sizeof(*l->attributes));
+
+    if (l) {
+        pthread_mutex_init(&l->lock, NULL);
+        l->max = max;
+        l->max_locked = max_locked;
+        pvmemctl_functions_init();
+    }
+    return l;
+}
+
+void pvmemctl_ledger_free(PvmemctlLedger *l)
+{
+    if (l) {
+        pthread_mutex_destroy(&l->lock);
+        free(l);
+    }
+}
+
+/* The first attribute of @kind that ends behind @addr, or where it would be */
+static unsigned find(const PvmemctlLedger *l, PvmemctlKind kind, uintptr_t addr)
+{
+    unsigned low = 0, high = l->nr;
+
+    while (low < high) {
+        unsigned mid = (low + high) / 2;
+        const PvmemctlAttribute *a = &l->attributes[mid];
+        PvmemctlKind k = kind_of(a->code);
+
+        if (k < kind || (k == kind && a->end <= addr)) {
+            low = mid + 1;
+        } else {
+            high = mid;
+        }
+    }
+    return low;
+}
+
+static bool is_of(const PvmemctlLedger *l, unsigned i, PvmemctlKind kind)
+{
+    return i < l->nr && kind_of(l->attributes[i].code) == kind;
+}
+
+static bool same_but_place(const PvmemctlAttribute *a,
+                           const PvmemctlAttribute *b)
+{
+    return a->code == b->code && a->undo == b->undo && a->arg == b->arg &&
+           a->owner == b->owner;
+}
+
+static uint64_t locked_bytes(const PvmemctlAttribute *a)
+{
+    return a->code == MEMCTL_MLOCK ? a->end - a->start : 0;
+}
+
+/*
+ * Make [start, end) hold @new, or nothing.  0 or ENOSPC, and then nothing has
+ * changed.
+ */
+static int set_range(PvmemctlLedger *l, PvmemctlKind kind, uintptr_t start,
+                     uintptr_t end, const PvmemctlAttribute *new)
+{
+    PvmemctlAttribute put[3];
+    unsigned first = find(l, kind, start), last = first, nr = 0;
+    uint64_t locked = l->locked;
+
+    /* A neighbour of the same sort grows instead */
+    PvmemctlAttribute grown;
+    if (new) {
+        grown = *new;
+        grown.start = start;
+        grown.end = end;
+        if (first && is_of(l, first - 1, kind) &&
+            l->attributes[first - 1].end == start &&
+            same_but_place(&l->attributes[first - 1], new)) {
+            first--;
+        }
+    }
+    while (is_of(l, last, kind) &&
+           (l->attributes[last].start < end ||
+            (new && l->attributes[last].start == end &&
+             same_but_place(&l->attributes[last], new)))) {
+        locked -= locked_bytes(&l->attributes[last]);
+        last++;
+    }
+
+    /* What sticks out on either side stays */
+    if (first < last && l->attributes[first].start < start) {
+        if (new && same_but_place(&l->attributes[first], new)) {
+            grown.start = l->attributes[first].start;
+        } else {
+            put[nr] = l->attributes[first];
+            put[nr++].end = start;
+        }
+    }
+    if (new) {
+        put[nr++] = grown;
+    }
+    if (first < last && l->attributes[last - 1].end > end) {
+        if (new && same_but_place(&l->attributes[last - 1], new)) {
+            put[nr - 1].end = l->attributes[last - 1].end;
+        } else {
+            put[nr] = l->attributes[last - 1];
+            put[nr++].start = end;
+        }
+    }
+
+    for (unsigned i = 0; i < nr; i++) {
+        locked += locked_bytes(&put[i]);
+    }
+    if (l->nr - (last - first) + nr > l->max ||
+        (new && locked > l->locked && locked > l->max_locked)) {
+        return ENOSPC;
+    }
+    l->locked = locked;
+    l->changes++;
+    memmove(&l->attributes[first + nr], &l->attributes[last],
+            (l->nr - last) * sizeof(put[0]));
+    memcpy(&l->attributes[first], put, nr * sizeof(put[0]));
+    l->nr = l->nr - (last - first) + nr;
+    return 0;
+}
+
+/* The system call that a function stands for, of those that leave attributes */
+static int run_code(uint8_t code, uint64_t arg, uintptr_t start, uintptr_t end)
+{
+    const PvmemctlFunction *f = pvmemctl_function(code);
+    PvmemctlAction action = { .how = f->how, .value = f->value, .arg = arg };
+
+    return pvmemctl_action_run(&action, (void *)start, end - start);
+}
+
+static bool is_default(uint8_t code, uint64_t arg, uint8_t undo)
+{
+    if (code == MEMCTL_MPROTECT_W) {
+        return true;
+    }
+    return code == undo && (code != MEMCTL_SET_VMA_ANON_NAME || !arg);
+}
+
+int pvmemctl_ledger_apply(PvmemctlLedger *l, const void *owner, uint64_t code,
+                          const PvmemctlAction *action,
+                          const PvmemctlRam *ram, void *addr, uint64_t length)
+{
+    PvmemctlKind kind = kind_of(code);
+    uintptr_t start = (uintptr_t)addr, end = start + length;
+    PvmemctlAttribute new = {
+        .code = code,
+        .undo = pvmemctl_function_undo(kind, ram->flags),
+        .arg = action->arg,
+        .owner = owner,
+    };
+    bool undo = is_default(code, new.arg, new.undo);
+    int err = 0;
+
+    if (kind != PVMEMCTL_KIND_NAME) {
+        new.arg = 0;
+    }
+    pthread_mutex_lock(&l->lock);
+    if (undo) {
+        /* It may leave one piece more than there was */
+        if (l->nr == l->max) {
+            unsigned i = find(l, kind, start);
+
+            if (is_of(l, i, kind) && l->attributes[i].start < start &&
+                l->attributes[i].end > end) {
+                err = ENOSPC;
+            }
+        }
+        if (!err) {
+            err = pvmemctl_action_run(action, addr, length);
+        }
+        if (!err) {
+            set_range(l, kind, start, end, NULL);
+        }
+    } else if (kind == PVMEMCTL_KIND_PROTECT && l->lifted) {
+        err = EBUSY;
+    } else {
+        if (kind == PVMEMCTL_KIND_PROTECT && !pvmemctl_guard_watch(ram)) {
+            err = ENOSPC;
+        }
+        if (!err) {
+            err = set_range(l, kind, start, end, &new);
+        }
+        if (!err) {
+            err = pvmemctl_action_run(action, addr, length);
+        }
+    }
+    pthread_mutex_unlock(&l->lock);
+    return err;
+}
+
+/* Undo [start, end) of the attribute @a; 0 or an errno.  Called with the lock. */
+static int undo_part(PvmemctlLedger *l, const PvmemctlAttribute *a,
+                     uintptr_t start, uintptr_t end)
+{
+    PvmemctlKind kind = kind_of(a->code);
+    int err = 0;
+
+    if (kind != PVMEMCTL_KIND_PROTECT || !l->lifted) {
+        err = run_code(a->undo, 0, start, end);
+    }
+    /* Cutting off an end never takes more room */
+    return err ? err : set_range(l, kind, start, end, NULL);
+}
+
+static bool is_wanted(const PvmemctlAttribute *a, const void *owner,
+                      uintptr_t start, uintptr_t end)
+{
+    return (!owner || a->owner == owner) && a->start < end && a->end > start;
+}
+
+/* The lock is let go after each chunk */
+static unsigned undo_all(PvmemctlLedger *l, const void *owner, uintptr_t start,
+                         uintptr_t end)
+{
+    unsigned failed = 0, i = 0;
+    uint64_t seen;
+
+    pthread_mutex_lock(&l->lock);
+    while (i < l->nr) {
+        PvmemctlAttribute a = l->attributes[i];
+        uintptr_t from, to;
+
+        if (!is_wanted(&a, owner, start, end)) {
+            i++;
+            continue;
+        }
+        from = a.start > start ? a.start : start;
+        to = a.end < end ? a.end : end;
+        if (a.start == from && to - from > PVMEMCTL_CHUNK) {
+            to = from + PVMEMCTL_CHUNK;
+        }
+        if (undo_part(l, &a, from, to)) {
+            failed++;
+            i++;
+        }
+        seen = l->changes;
+        pthread_mutex_unlock(&l->lock);
+        pthread_mutex_lock(&l->lock);
+        if (l->changes != seen) {
+            /* By another device: what we look for may have moved */
+            failed = i = 0;
+        }
+    }
+    pthread_mutex_unlock(&l->lock);
+    return failed;
+}
+
+unsigned pvmemctl_ledger_undo(PvmemctlLedger *l, const void *owner)
+{
+    return undo_all(l, owner, 0, UINTPTR_MAX);
+}
+
+void pvmemctl_ledger_undo_range(PvmemctlLedger *l, const void *addr,
+                                uint64_t length)
+{
+    undo_all(l, NULL, (uintptr_t)addr, (uintptr_t)addr + length);
+}
+
+void pvmemctl_ledger_forget(PvmemctlLedger *l, const void *addr,
+                            uint64_t length)
+{
+    uintptr_t start = (uintptr_t)addr, end = start + length;
+    unsigned kept = 0;
+
+    pthread_mutex_lock(&l->lock);
+    for (unsigned i = 0; i < l->nr; i++) {
+        /* No attribute reaches from one mapping into the next */
+        if (is_wanted(&l->attributes[i], NULL, start, end)) {
+            l->locked -= locked_bytes(&l->attributes[i]);
+        } else {
+            l->attributes[kept++] = l->attributes[i];
+        }
+    }
+    l->nr = kept;
+    l->changes++;
+    pvmemctl_guard_forget(addr, length);
+    pthread_mutex_unlock(&l->lock);
+}
+
+/* Call the kernel for every protection there is, as set or as undone */
+static unsigned each_protection(PvmemctlLedger *l, bool set)
+{
+    unsigned failed = 0;
+
+    for (unsigned i = find(l, PVMEMCTL_KIND_PROTECT, 0);
+         is_of(l, i, PVMEMCTL_KIND_PROTECT); i++) {
+        const PvmemctlAttribute *a = &l->attributes[i];
+
+        failed += !!run_code(set ? a->code : a->undo, 0, a->start, a->end);
+    }
+    return failed;
+}
+
+void pvmemctl_ledger_lift(PvmemctlLedger *l)
+{
+    pthread_mutex_lock(&l->lock);
+    if (!l->lifted++) {
+        each_protection(l, false);
+    }
+    pthread_mutex_unlock(&l->lock);
+}
+
+unsigned pvmemctl_ledger_reapply(PvmemctlLedger *l)
+{
+    unsigned failed = 0;
+
+    pthread_mutex_lock(&l->lock);
+    if (!--l->lifted) {
+        failed = each_protection(l, true);
+    }
+    pthread_mutex_unlock(&l->lock);
+    return failed;
+}
+
+int pvmemctl_ledger_restore(PvmemctlLedger *l, const PvmemctlRam *ram,
+                            const PvmemctlAttribute *attribute)
+{
+    const PvmemctlOptions all = { .allowed = UINT64_MAX, .minor = 1 };
+    const PvmemctlFunction *f = pvmemctl_function(attribute->code);
+    PvmemctlAction action;
+    uint64_t granule;
+    int err;
+
+    if (!f || !f->kind) {
+        return EINVAL;
+    }
+    err = pvmemctl_function_plan(&all, attribute->code, ram, &action, &granule);
+    if (err) {
+        return err;
+    }
+    action.arg = attribute->arg;
+    return pvmemctl_ledger_apply(l, attribute->owner, attribute->code, &action,
+                                 ram, ram->addr, ram->length);
+}
+
+void pvmemctl_ledger_each(PvmemctlLedger *l,
+                          void (*fn)(void *arg, const PvmemctlAttribute *a),
+                          void *arg)
+{
+    pthread_mutex_lock(&l->lock);
+    for (unsigned i = 0; i < l->nr; i++) {
+        fn(arg, &l->attributes[i]);
+    }
+    pthread_mutex_unlock(&l->lock);
+}
+
+void pvmemctl_ledger_info(PvmemctlLedger *l, PvmemctlLedgerInfo *info)
+{
+    pthread_mutex_lock(&l->lock);
+    *info = (PvmemctlLedgerInfo) {
+        .attributes = l->nr,
+        .protections = find(l, PVMEMCTL_KIND_PROTECT + 1, 0) -
+                       find(l, PVMEMCTL_KIND_PROTECT, 0),
+        .ranges = 2 * l->nr,
+        .max_ranges = 2 * (l->max + PVMEMCTL_GUARD_HITS),
+        .locked = l->locked,
+        .max_locked = l->max_locked,
+        .lifted = l->lifted,
+    };
+    pthread_mutex_unlock(&l->lock);
+}
+
+const void *pvmemctl_ledger_unprotect(PvmemctlLedger *l, uintptr_t start,
+                                      uintptr_t end)
+{
+    const void *owner = NULL;
+    PvmemctlAttribute a;
+    unsigned i;
+
+    pthread_mutex_lock(&l->lock);
+    for (;;) {
+        i = find(l, PVMEMCTL_KIND_PROTECT, start);
+        if (!is_of(l, i, PVMEMCTL_KIND_PROTECT) ||
+            l->attributes[i].start >= end) {
+            break;
+        }
+        /*
+         * The guest may have protected it again since: undone for sure.  Without
+         * room for two halves all of it goes.
+         */
+        if (l->nr == l->max && l->attributes[i].start < start &&
+            l->attributes[i].end > end) {
+            start = l->attributes[i].start;
+            end = l->attributes[i].end;
+        }
+        a = l->attributes[i];
+        owner = a.owner;
+        if (undo_part(l, &a, a.start > start ? a.start : start,
+                      a.end < end ? a.end : end)) {
+            break;
+        }
+    }
+    pthread_mutex_unlock(&l->lock);
+    return owner;
+}
