@@ -63,6 +63,9 @@ static bool copy(PvmemctlCore *core, uint64_t gpa, char *buf, uint64_t size,
 {
     PvmemctlRam ram;
 
+    if (gpa + (size - 1) < gpa) {
+        return false;
+    }
     for (; size; gpa += ram.length, buf += ram.length, size -= ram.length) {
         if (!core->vmm->get_ram(core->opaque, gpa, size, &ram)) {
             return false;
