@@ -174,6 +174,16 @@ static bool is_default(uint8_t code, uint64_t arg, uint8_t undo)
     return code == undo && (code != MEMCTL_SET_VMA_ANON_NAME || !arg);
 }
 
+/*
+ * The kernel cannot do that here at all, or may not: then nothing was set, and
+ * to undo it would be just as impossible, for ever.
+ */
+static bool is_impossible(int err)
+{
+    return err == EINVAL || err == EBADF || err == EPERM || err == ENOSYS ||
+           err == EOPNOTSUPP;
+}
+
 int pvmemctl_ledger_apply(PvmemctlLedger *l, const void *owner, uint64_t code,
                           const PvmemctlAction *action,
                           const PvmemctlRam *ram, void *addr, uint64_t length)
@@ -220,6 +230,9 @@ int pvmemctl_ledger_apply(PvmemctlLedger *l, const void *owner, uint64_t code,
         }
         if (!err) {
             err = pvmemctl_action_run(action, addr, length);
+            if (err && is_impossible(err)) {
+                set_range(l, kind, start, end, NULL);
+            }
         }
     }
     pthread_mutex_unlock(&l->lock);
