@@ -109,7 +109,7 @@ static int set_range(PvmemctlLedger *l, PvmemctlKind kind, uintptr_t start,
         if (first && is_of(l, first - 1, kind) &&
             l->attributes[first - 1].end == start &&
             same_but_place(&l->attributes[first - 1], new)) {
-            first--;
+            last = --first;
         }
     }
     while (is_of(l, last, kind) &&
