@@ -90,23 +90,28 @@ static uint64_t locked_bytes(const PvmemctlAttribute *a)
 }
 
 /*
- * Make [start, end) hold @new, or nothing.  0 or ENOSPC, and then nothing has
- * changed.
+ * Make [start, end) hold @new, which is in @ram, or nothing.  0 or ENOSPC, and then
+ * nothing has changed.
  */
 static int set_range(PvmemctlLedger *l, PvmemctlKind kind, uintptr_t start,
-                     uintptr_t end, const PvmemctlAttribute *new)
+                     uintptr_t end, const PvmemctlAttribute *new,
+                     const PvmemctlRam *ram)
 {
     PvmemctlAttribute put[3];
     unsigned first = find(l, kind, start), last = first, nr = 0;
     uint64_t locked = l->locked;
 
-    /* A neighbour of the same sort grows instead */
+    /* A neighbour of the same sort grows instead, if in the same mapping */
     PvmemctlAttribute grown;
+    bool grows_up = false;
     if (new) {
+        uintptr_t block = (uintptr_t)ram->block;
+
         grown = *new;
         grown.start = start;
         grown.end = end;
-        if (first && is_of(l, first - 1, kind) &&
+        grows_up = end != block + ram->block_length;
+        if (first && start != block && is_of(l, first - 1, kind) &&
             l->attributes[first - 1].end == start &&
             same_but_place(&l->attributes[first - 1], new)) {
             last = --first;
@@ -114,7 +119,7 @@ static int set_range(PvmemctlLedger *l, PvmemctlKind kind, uintptr_t start,
     }
     while (is_of(l, last, kind) &&
            (l->attributes[last].start < end ||
-            (new && l->attributes[last].start == end &&
+            (grows_up && l->attributes[last].start == end &&
              same_but_place(&l->attributes[last], new)))) {
         locked -= locked_bytes(&l->attributes[last]);
         last++;
@@ -217,7 +222,7 @@ int pvmemctl_ledger_apply(PvmemctlLedger *l, const void *owner, uint64_t code,
             err = pvmemctl_action_run(action, addr, length);
         }
         if (!err) {
-            set_range(l, kind, start, end, NULL);
+            set_range(l, kind, start, end, NULL, NULL);
         }
     } else if (kind == PVMEMCTL_KIND_PROTECT && l->lifted) {
         err = EBUSY;
@@ -226,12 +231,12 @@ int pvmemctl_ledger_apply(PvmemctlLedger *l, const void *owner, uint64_t code,
             err = ENOSPC;
         }
         if (!err) {
-            err = set_range(l, kind, start, end, &new);
+            err = set_range(l, kind, start, end, &new, ram);
         }
         if (!err) {
             err = pvmemctl_action_run(action, addr, length);
             if (err && is_impossible(err)) {
-                set_range(l, kind, start, end, NULL);
+                set_range(l, kind, start, end, NULL, NULL);
             }
         }
     }
@@ -250,7 +255,7 @@ static int undo_part(PvmemctlLedger *l, const PvmemctlAttribute *a,
         err = run_code(a->undo, 0, start, end);
     }
     /* Cutting off an end never takes more room */
-    return err ? err : set_range(l, kind, start, end, NULL);
+    return err ? err : set_range(l, kind, start, end, NULL, NULL);
 }
 
 static bool is_wanted(const PvmemctlAttribute *a, const void *owner,
