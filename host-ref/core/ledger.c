@@ -21,7 +21,6 @@ struct PvmemctlLedger {
     unsigned nr, max;           /* attributes */
     uint64_t locked, max_locked;
     unsigned lifted;            /* by so many the protections are off */
-    uint64_t changes;           /* of attributes[] */
     PvmemctlAttribute attributes[]; /* by kind, then address; no two overlap */
 };
 
@@ -154,7 +153,6 @@ static int set_range(PvmemctlLedger *l, PvmemctlKind kind, uintptr_t start,
         return ENOSPC;
     }
     l->locked = locked;
-    l->changes++;
     memmove(&l->attributes[first + nr], &l->attributes[last],
             (l->nr - last) * sizeof(put[0]));
     memcpy(&l->attributes[first], put, nr * sizeof(put[0]));
@@ -264,38 +262,38 @@ static bool is_wanted(const PvmemctlAttribute *a, const void *owner,
     return (!owner || a->owner == owner) && a->start < end && a->end > start;
 }
 
-/* The lock is let go after each chunk */
+/*
+ * The lock is let go after each chunk, so others may change the ledger meanwhile:
+ * go on behind what was looked at last, wherever that is by then.
+ */
 static unsigned undo_all(PvmemctlLedger *l, const void *owner, uintptr_t start,
                          uintptr_t end)
 {
-    unsigned failed = 0, i = 0;
-    uint64_t seen;
+    PvmemctlKind kind = PVMEMCTL_KIND_NONE;
+    uintptr_t behind = 0;
+    unsigned failed = 0, i;
 
     pthread_mutex_lock(&l->lock);
-    while (i < l->nr) {
+    while ((i = find(l, kind, behind)) < l->nr) {
         PvmemctlAttribute a = l->attributes[i];
-        uintptr_t from, to;
+        uintptr_t from, to, chunk;
 
+        kind = kind_of(a.code);
+        behind = a.end;
         if (!is_wanted(&a, owner, start, end)) {
-            i++;
             continue;
         }
         from = a.start > start ? a.start : start;
         to = a.end < end ? a.end : end;
-        if (a.start == from && to - from > PVMEMCTL_CHUNK) {
-            to = from + PVMEMCTL_CHUNK;
-        }
-        if (undo_part(l, &a, from, to)) {
+        chunk = to - from > PVMEMCTL_CHUNK ? from + PVMEMCTL_CHUNK : to;
+        if (a.start == from && chunk < to && !undo_part(l, &a, from, chunk)) {
+            behind = chunk;
+        } else if (undo_part(l, &a, from, to)) {
+            /* In part it is not possible where pages are larger than a chunk */
             failed++;
-            i++;
         }
-        seen = l->changes;
         pthread_mutex_unlock(&l->lock);
         pthread_mutex_lock(&l->lock);
-        if (l->changes != seen) {
-            /* By another device: what we look for may have moved */
-            failed = i = 0;
-        }
     }
     pthread_mutex_unlock(&l->lock);
     return failed;
@@ -328,7 +326,6 @@ void pvmemctl_ledger_forget(PvmemctlLedger *l, const void *addr,
         }
     }
     l->nr = kept;
-    l->changes++;
     pvmemctl_guard_forget(addr, length);
     pthread_mutex_unlock(&l->lock);
 }
