@@ -7,7 +7,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
@@ -16,16 +15,6 @@
 #include <linux/prctl.h>
 
 #include "internal.h"
-
-#ifndef MADV_COLD
-#define MADV_COLD 20
-#endif
-#ifndef MADV_PAGEOUT
-#define MADV_PAGEOUT 21
-#endif
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
 
 /* Classes of backing; a shared mapping of a file and of a memfd behave alike */
 enum {
@@ -133,6 +122,7 @@ uint8_t pvmemctl_function_undo(PvmemctlKind kind, unsigned flags)
     case PVMEMCTL_KIND_NAME:
         return MEMCTL_SET_VMA_ANON_NAME;
     case PVMEMCTL_KIND_NONE:
+    case PVMEMCTL_NR_KINDS:
         break;
     }
     return 0;

@@ -5,9 +5,21 @@
 #ifndef PVMEMCTL_INTERNAL_H
 #define PVMEMCTL_INTERNAL_H
 
+#include <sys/mman.h>
 #include <sys/uio.h>
 
 #include "pvmemctl-core.h"
+
+/* What older C libraries do not know */
+#ifndef MADV_COLD
+#define MADV_COLD 20
+#endif
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT 21
+#endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 
 #define PVMEMCTL_BIT(code) (UINT64_C(1) << (code))
 
@@ -20,6 +32,7 @@ typedef enum PvmemctlKind {
     PVMEMCTL_KIND_MERGE,
     PVMEMCTL_KIND_HUGE,
     PVMEMCTL_KIND_NAME,
+    PVMEMCTL_NR_KINDS
 } PvmemctlKind;
 
 /* How it is done */

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "internal.h"
 
@@ -187,6 +188,36 @@ static bool is_impossible(int err)
            err == EOPNOTSUPP;
 }
 
+/*
+ * The kernel joins two anonymous mappings again only if they have been one when
+ * the first page was written.  What a guest sets on memory that nobody has
+ * touched, and takes back later, would leave its borders for ever, and not be
+ * bounded by anything: so touch a page, while there is nothing in the whole
+ * mapping that could have cut it.  That changes no contents.
+ */
+static void keep_whole(const PvmemctlLedger *l, const PvmemctlRam *ram,
+                       void *addr)
+{
+    const PvmemctlAction touch = {
+        .how = PVMEMCTL_MADVISE, .value = MADV_POPULATE_WRITE,
+    };
+    uintptr_t start = (uintptr_t)ram->block, end = start + ram->block_length;
+
+    /* hugetlb mappings are never joined */
+    if (ram->flags & PVMEMCTL_RAM_SHARED ||
+        ram->page_size > (uint64_t)sysconf(_SC_PAGESIZE)) {
+        return;
+    }
+    for (int kind = PVMEMCTL_KIND_NONE + 1; kind < PVMEMCTL_NR_KINDS; kind++) {
+        unsigned i = find(l, kind, start);
+
+        if (is_of(l, i, kind) && l->attributes[i].start < end) {
+            return;
+        }
+    }
+    pvmemctl_action_run(&touch, addr, ram->page_size);
+}
+
 int pvmemctl_ledger_apply(PvmemctlLedger *l, const void *owner, uint64_t code,
                           const PvmemctlAction *action,
                           const PvmemctlRam *ram, void *addr, uint64_t length)
@@ -229,6 +260,7 @@ int pvmemctl_ledger_apply(PvmemctlLedger *l, const void *owner, uint64_t code,
             err = ENOSPC;
         }
         if (!err) {
+            keep_whole(l, ram, addr);
             err = set_range(l, kind, start, end, &new, ram);
         }
         if (!err) {
