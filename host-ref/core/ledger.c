@@ -472,7 +472,7 @@ const void *pvmemctl_ledger_unprotect(PvmemctlLedger *l, uintptr_t start,
         owner = a.owner;
         if (undo_part(l, &a, a.start > start ? a.start : start,
                       a.end < end ? a.end : end)) {
-            break;
+            start = a.end;
         }
     }
     pthread_mutex_unlock(&l->lock);
