@@ -219,8 +219,12 @@ int pvmemctl_function_plan(const PvmemctlOptions *options, uint64_t code,
     if (code == MEMCTL_ZERO) {
         plan_zero(options, ram, action);
     }
-    /* A mapping of huge pages is cut between these only */
-    if (options->minor && action->how != PVMEMCTL_CLEAR &&
+    /*
+     * A mapping of huge pages is cut between these only.  What could not be
+     * undone piece by piece must not get into the ledger in any protocol.
+     */
+    if ((options->minor || f->kind == PVMEMCTL_KIND_PROTECT ||
+         f->kind == PVMEMCTL_KIND_DUMP) && action->how != PVMEMCTL_CLEAR &&
         ((uintptr_t)ram->addr | ram->length) & (ram->page_size - 1)) {
         *granule = ram->page_size;
         return EINVAL;

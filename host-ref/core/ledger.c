@@ -90,8 +90,8 @@ static uint64_t locked_bytes(const PvmemctlAttribute *a)
 }
 
 /*
- * Make [start, end) hold @new, which is in @ram, or nothing.  0 or ENOSPC, and then
- * nothing has changed.
+ * Make [start, end) hold @new, which is in @ram, or nothing.  0 or ENOSPC, and
+ * then nothing has changed.
  */
 static int set_range(PvmemctlLedger *l, PvmemctlKind kind, uintptr_t start,
                      uintptr_t end, const PvmemctlAttribute *new,
@@ -295,8 +295,8 @@ static bool is_wanted(const PvmemctlAttribute *a, const void *owner,
 }
 
 /*
- * The lock is let go after each chunk, so others may change the ledger meanwhile:
- * go on behind what was looked at last, wherever that is by then.
+ * The lock is let go after each chunk, so others may change the ledger meanwhile.
+ * Go on behind what was looked at last, wherever that is by then.
  */
 static unsigned undo_all(PvmemctlLedger *l, const void *owner, uintptr_t start,
                          uintptr_t end)
