@@ -8,8 +8,10 @@
 
 #define BIT(code) (UINT64_C(1) << (code))
 
-#define INFO BIT(MEMCTL_INFO)
-#define ALL (BIT(MEMCTL_UNMERGEABLE + 1) - 1)
+/* These do nothing by themselves and are always allowed */
+#define ALWAYS (BIT(MEMCTL_INFO) | BIT(MEMCTL_QUERY) | BIT(MEMCTL_VECTOR))
+#define ALL ((BIT(MEMCTL_UNMERGEABLE + 1) - 1) | \
+             (BIT(MEMCTL_VECTOR + 1) - BIT(MEMCTL_QUERY)))
 #define DEFAULT (ALL & ~BIT(MEMCTL_MLOCK) & ~BIT(MEMCTL_MERGEABLE))
 
 static const char *const names[] = {
@@ -28,6 +30,14 @@ static const char *const names[] = {
     [MEMCTL_MPROTECT_RW] = "mprotect-rw",
     [MEMCTL_MERGEABLE] = "mergeable",
     [MEMCTL_UNMERGEABLE] = "unmergeable",
+    [MEMCTL_QUERY] = "query",
+    [MEMCTL_ZERO] = "zero",
+    [MEMCTL_POPULATE] = "populate",
+    [MEMCTL_HUGEPAGE] = "hugepage",
+    [MEMCTL_NOHUGEPAGE] = "nohugepage",
+    [MEMCTL_DODUMP] = "dodump",
+    [MEMCTL_COLD] = "cold",
+    [MEMCTL_VECTOR] = "vector",
 };
 
 static void assert_allows(const char *list, uint64_t want)
@@ -62,11 +72,18 @@ static void policy_all_is_every_function(void **state)
 
 static void policy_knows_every_function_by_name(void **state)
 {
-    assert_int_equal(ARRAY_SIZE(names), 15);
+    unsigned known = 0;
+
     for (unsigned code = 0; code < ARRAY_SIZE(names); code++) {
-        assert_string_equal(pvmemctl_function_name(code), names[code]);
-        assert_allows(names[code], INFO | BIT(code));
+        if (names[code]) {
+            assert_string_equal(pvmemctl_function_name(code), names[code]);
+            assert_allows(names[code], ALWAYS | BIT(code));
+            known++;
+        } else {
+            assert_null(pvmemctl_function_name(code));
+        }
     }
+    assert_int_equal(known, 15 + 8);
 }
 
 static void policy_other_codes_have_no_name(void **state)
@@ -78,11 +95,17 @@ static void policy_other_codes_have_no_name(void **state)
     assert_null(pvmemctl_function_name(UINT64_MAX));
 }
 
+static void policy_always_allows_what_does_nothing(void **state)
+{
+    assert_allows("free", ALWAYS | BIT(MEMCTL_FREE));
+    assert_allows("info", ALWAYS);
+}
+
 static void policy_lists_add_up(void **state)
 {
     assert_allows("dontneed:free",
-                  INFO | BIT(MEMCTL_DONTNEED) | BIT(MEMCTL_FREE));
-    assert_allows("free:info:free", INFO | BIT(MEMCTL_FREE));
+                  ALWAYS | BIT(MEMCTL_DONTNEED) | BIT(MEMCTL_FREE));
+    assert_allows("free:info:free", ALWAYS | BIT(MEMCTL_FREE));
     assert_allows("default:mlock", DEFAULT | BIT(MEMCTL_MLOCK));
     assert_allows("mergeable:default", DEFAULT | BIT(MEMCTL_MERGEABLE));
     assert_allows("default:all", ALL);
@@ -122,14 +145,15 @@ static void policy_names_are_in_lower_case(void **state)
     assert_bad("Default", 0);
 }
 
-const struct CMUnitTest policy_tests[] = {
+static const struct CMUnitTest policy_tests[] = {
     cmocka_unit_test(policy_default_leaves_out_mlock_and_mergeable),
     cmocka_unit_test(policy_all_is_every_function),
     cmocka_unit_test(policy_knows_every_function_by_name),
     cmocka_unit_test(policy_other_codes_have_no_name),
+    cmocka_unit_test(policy_always_allows_what_does_nothing),
     cmocka_unit_test(policy_lists_add_up),
     cmocka_unit_test(policy_an_empty_name_is_unknown),
     cmocka_unit_test(policy_bad_points_at_the_first_unknown_name),
     cmocka_unit_test(policy_names_are_in_lower_case),
 };
-const size_t nr_policy_tests = ARRAY_SIZE(policy_tests);
+TEST_GROUP(policy);
