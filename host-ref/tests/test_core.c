@@ -12,7 +12,8 @@
 #include "fake_vmm.h"
 
 static const TestGroup *const groups[] = {
-    &device_group, &function_group, &request_group, &policy_group,
+    &device_group, &function_group, &request_group, &ledger_group,
+    &policy_group,
 };
 
 static bool is_wanted(const TestGroup *group, const struct CMUnitTest *test,
