@@ -13,7 +13,7 @@
 
 static const TestGroup *const groups[] = {
     &device_group, &function_group, &request_group, &ledger_group,
-    &guard_group, &policy_group,
+    &guard_group, &concurrency_group, &policy_group,
 };
 
 static bool is_wanted(const TestGroup *group, const struct CMUnitTest *test,
