@@ -156,6 +156,9 @@ def seeds():
     made["no-callbacks"] = start(0x0c, pieces=3) + bytes((CONNECT, 1)) + ask(
         "zero", LEFT, 0, 16) + ask("dontneed", SHARED, 0, 9) + bytes(
         (UNDO, LEFT, UNDO, 128))
+    # What was found
+    made["found-locked-bytes"] = CONNECTED + ask("mlock", LEFT, 0, 2) + ask(
+        "mlock", LEFT, 2, 2)
     return made
 
 
