@@ -159,6 +159,8 @@ def seeds():
     # What was found
     made["found-locked-bytes"] = CONNECTED + ask("mlock", LEFT, 0, 2) + ask(
         "mlock", LEFT, 2, 2)
+    made["found-two-mappings"] = CONNECTED + ask("mprotect-none", LEFT, 4, 8) + bytes(
+        (FORGET, LEFT))
     return made
 
 
