@@ -284,6 +284,10 @@ static int undo_part(PvmemctlLedger *l, const PvmemctlAttribute *a,
     if (kind != PVMEMCTL_KIND_PROTECT || !l->lifted) {
         err = run_code(a->undo, 0, start, end);
     }
+    /* The kernel has no such thing, or not for such memory: it was never set */
+    if (err == EINVAL || err == EBADF) {
+        err = 0;
+    }
     /* Cutting off an end never takes more room */
     return err ? err : set_range(l, kind, start, end, NULL, NULL);
 }

@@ -161,6 +161,8 @@ def seeds():
         "mlock", LEFT, 2, 2)
     made["found-two-mappings"] = CONNECTED + ask("mprotect-none", LEFT, 4, 8) + bytes(
         (FORGET, LEFT))
+    made["found-unknown-to-kernel"] = CONNECTED + ask("name", LEFT, 0, 2, 5) + bytes(
+        (RESET,)) + start(1) + bytes((CONNECT, 1)) + ask("name", SHARED, 0, 2, 5)
     return made
 
 
