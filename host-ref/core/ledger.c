@@ -278,18 +278,15 @@ int pvmemctl_ledger_apply(PvmemctlLedger *l, const void *owner, uint64_t code,
 static int undo_part(PvmemctlLedger *l, const PvmemctlAttribute *a,
                      uintptr_t start, uintptr_t end)
 {
-    PvmemctlKind kind = kind_of(a->code);
-    int err = 0;
+    /* Also of a protection that was lifted: that may have failed */
+    int err = run_code(a->undo, 0, start, end);
 
-    if (kind != PVMEMCTL_KIND_PROTECT || !l->lifted) {
-        err = run_code(a->undo, 0, start, end);
-    }
     /* The kernel has no such thing, or not for such memory: it was never set */
     if (err == EINVAL || err == EBADF) {
         err = 0;
     }
     /* Cutting off an end never takes more room */
-    return err ? err : set_range(l, kind, start, end, NULL, NULL);
+    return err ? err : set_range(l, kind_of(a->code), start, end, NULL, NULL);
 }
 
 static bool is_wanted(const PvmemctlAttribute *a, const void *owner,

@@ -163,6 +163,8 @@ def seeds():
         (FORGET, LEFT))
     made["found-unknown-to-kernel"] = CONNECTED + ask("name", LEFT, 0, 2, 5) + bytes(
         (RESET,)) + start(1) + bytes((CONNECT, 1)) + ask("name", SHARED, 0, 2, 5)
+    made["found-lift-fails"] = CONNECTED + ask("mprotect-none", LEFT, 1, 4) + bytes(
+        (FAIL, 0, 0, LIFT, 0, RESET))
     return made
 
 
