@@ -30,8 +30,9 @@ void pvmemctl_core_destroy(PvmemctlCore *core)
 }
 
 /*
- * Break the device and wait for the doorbells that saw it work.  They stop after
- * the chunk they are at, and take no lock that a caller of this may hold.
+ * Break the device and wait for the doorbells that saw it work.  They stop
+ * after the chunk they are at, and take no lock that a caller of this may
+ * hold.
  */
 static void quiesce(PvmemctlCore *core)
 {
@@ -96,8 +97,10 @@ static void count(PvmemctlCore *core, uint64_t code, bool failed,
         time = pvmemctl_now() - start;
         atomic_fetch_add_explicit(&stats->time, time, memory_order_relaxed);
         longest = atomic_load(&stats->longest);
-        while (time > longest &&
-               !atomic_compare_exchange_weak(&stats->longest, &longest, time)) {
+        while (time > longest) {
+            if (atomic_compare_exchange_weak(&stats->longest, &longest, time)) {
+                break;
+            }
         }
     }
 }
@@ -212,7 +215,9 @@ static void command(PvmemctlCore *core, uint32_t cmd)
     }
 }
 
-/* A CPU that breaks in on another's command must not wait for that one's work */
+/*
+ * A CPU that breaks in on another's command must not wait for that one's work
+ */
 static bool try_command(PvmemctlCore *core, uint32_t cmd)
 {
     if (pthread_mutex_trylock(&core->command_lock)) {

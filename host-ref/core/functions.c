@@ -138,7 +138,9 @@ static bool may_release(const PvmemctlOptions *options, const PvmemctlRam *ram)
            !(class_of(ram) & (HUGE_PRIVATE | HUGE_SHARED));
 }
 
-/* What the operator has decided about this memory is not the guest's to change */
+/*
+ * What the operator has decided about this memory is not the guest's to change
+ */
 static bool weakens(const PvmemctlOptions *options, uint64_t code,
                     const PvmemctlRam *ram)
 {
@@ -175,8 +177,8 @@ static bool has_effect(uint64_t code, const PvmemctlRam *ram)
 }
 
 /*
- * By release where that makes zeroes, else by writing them.  A private file shows
- * its contents again when a page is dropped.
+ * By release where that makes zeroes, else by writing them.  A private file
+ * shows its contents again when a page is dropped.
  */
 static void plan_zero(const PvmemctlOptions *options, const PvmemctlRam *ram,
                       PvmemctlAction *action)

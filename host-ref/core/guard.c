@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Guard hits: somebody, the guest or the VMM itself, touched what the guest had
- * protected.  That must not end the VMM.  A fault handler takes the protection off
- * the page and has the access tried again; a thread does the rest.
+ * Guard hits: somebody, the guest or the VMM itself, touched what the guest
+ * had protected.  That must not end the VMM.  A fault handler takes the
+ * protection off the page and has the access tried again; a thread does the
+ * rest.
  *
- * A handler may interrupt anything, so what it looks at is a few words that change
- * atomically, and all it does is mprotect().
+ * A handler may interrupt anything, so what it looks at is a few words that
+ * change atomically, and all it does is mprotect().
  */
 #include <errno.h>
 #include <sys/mman.h>

@@ -53,7 +53,7 @@ typedef struct PvmemctlAction {
 } PvmemctlAction;
 
 enum {
-    PVMEMCTL_HEAVY      = 1 << 0,   /* moves or makes data: less in a doorbell */
+    PVMEMCTL_HEAVY      = 1 << 0,   /* moves or makes data: less at once */
     PVMEMCTL_RATED      = 1 << 1,   /* counts for rate-limit */
     PVMEMCTL_CONTENTS   = 1 << 2,   /* changes contents */
     PVMEMCTL_RELEASES   = 1 << 3,   /* gives memory back to the host */
@@ -125,8 +125,8 @@ int pvmemctl_ledger_apply(PvmemctlLedger *ledger, const void *owner,
                           const PvmemctlRam *ram, void *addr, uint64_t length);
 
 /*
- * The protection of [start, end) is gone: say so.  Returns who had set it, NULL if
- * there was none.
+ * The protection of [start, end) is gone: say so.  Returns who had set it,
+ * NULL if there was none.
  */
 const void *pvmemctl_ledger_unprotect(PvmemctlLedger *ledger,
                                       uintptr_t start, uintptr_t end);

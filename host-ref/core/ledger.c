@@ -2,9 +2,9 @@
 /*
  * The ledger: what guests have set and the VMM must give back.
  *
- * An attribute is written down before the system call that sets it, and crossed
- * out after the one that undoes it.  So whatever fails half way, the ledger holds
- * at least what is set; to undo what is not does no harm.
+ * An attribute is written down before the system call that sets it, and
+ * crossed out after the one that undoes it.  So whatever fails half way, the
+ * ledger holds at least what is set; to undo what is not does no harm.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -274,7 +274,9 @@ int pvmemctl_ledger_apply(PvmemctlLedger *l, const void *owner, uint64_t code,
     return err;
 }
 
-/* Undo [start, end) of the attribute @a; 0 or an errno.  Called with the lock. */
+/*
+ * Undo [start, end) of the attribute @a; 0 or an errno.  Called with the lock.
+ */
 static int undo_part(PvmemctlLedger *l, const PvmemctlAttribute *a,
                      uintptr_t start, uintptr_t end)
 {
@@ -296,8 +298,8 @@ static bool is_wanted(const PvmemctlAttribute *a, const void *owner,
 }
 
 /*
- * The lock is let go after each chunk, so others may change the ledger meanwhile.
- * Go on behind what was looked at last, wherever that is by then.
+ * The lock is let go after each chunk, so others may change the ledger
+ * meanwhile. Go on behind what was looked at last, wherever that is by then.
  */
 static unsigned undo_all(PvmemctlLedger *l, const void *owner, uintptr_t start,
                          uintptr_t end)
@@ -461,8 +463,8 @@ const void *pvmemctl_ledger_unprotect(PvmemctlLedger *l, uintptr_t start,
             break;
         }
         /*
-         * The guest may have protected it again since: undone for sure.  Without
-         * room for two halves all of it goes.
+         * The guest may have protected it again since: undone for sure.
+         * Without room for two halves all of it goes.
          */
         if (l->nr == l->max && l->attributes[i].start < start &&
             l->attributes[i].end > end) {

@@ -6,13 +6,13 @@
  * pvmemctl_core_write() and pvmemctl_core_read(), and gives the core a way to
  * guest RAM (PvmemctlVmm).  The core does the rest.  A doorbell takes this way:
  *
- *   device.c    registers, handshake; copies the request from the guest's buffer
+ *   device.c    registers, handshake; copies the request from its buffer
  *   request.c   checks it, looks every address up, cuts it into chunks
  *   functions.c what a code means for a backing, and the system calls
  *   ledger.c    what the guest has set and the VMM must give back
  *
- * and back.  policy.c reads the operator's list of functions, guard.c is for the
- * VMM's fault handlers.
+ * and back.  policy.c reads the operator's list of functions, guard.c is for
+ * the VMM's fault handlers.
  *
  * The guest is hostile.  Nothing here allocates, logs or loops by an amount
  * that the guest sets; every address is looked up again at every doorbell.
@@ -52,7 +52,7 @@
 enum {
     PVMEMCTL_RAM_SHARED     = 1 << 0,   /* mapped MAP_SHARED */
     PVMEMCTL_RAM_FILE       = 1 << 1,   /* of a file; else anonymous or memfd */
-    PVMEMCTL_RAM_MERGEABLE  = 1 << 2,   /* the VMM's default is MADV_MERGEABLE */
+    PVMEMCTL_RAM_MERGEABLE  = 1 << 2,   /* the default is MADV_MERGEABLE */
     PVMEMCTL_RAM_NO_MERGE   = 1 << 3,   /* operator: not to be merged */
     PVMEMCTL_RAM_NO_DUMP    = 1 << 4,   /* default and operator: not in dumps */
     PVMEMCTL_RAM_LOCKED     = 1 << 5,   /* operator: locked */
@@ -209,16 +209,16 @@ void pvmemctl_ledger_info(PvmemctlLedger *ledger, PvmemctlLedgerInfo *info);
  *
  * @addr: what was touched, in the VMM's address space
  *
- * For the handler of SIGSEGV with SEGV_ACCERR: async-signal-safe.  The access can
- * be tried again then.  Tell a thread to call pvmemctl_guard_collect().
+ * For the handler of SIGSEGV with SEGV_ACCERR: async-signal-safe.  The access
+ * can be tried again then.  Tell a thread to call pvmemctl_guard_collect().
  *
  * Returns: false if that is no memory that a guest may have protected.
  */
 bool pvmemctl_guard_lift(void *addr);
 
 /**
- * pvmemctl_guard_lift_all: take off all protections, because the address that was
- * hit is not known
+ * pvmemctl_guard_lift_all: take off all protections, because the address that
+ * was hit is not known
  *
  * For a thread; otherwise like pvmemctl_guard_lift().
  *
@@ -251,7 +251,7 @@ typedef struct PvmemctlOptions {
     uint64_t allowed;           /* bit N: function code N may be used */
     unsigned minor;             /* of the protocol; 0 undoes nothing on RESET */
     bool hugetlb_release;       /* hugetlb pages may go back to the pool */
-    uint64_t rate_limit;        /* PAGEOUT and POPULATE, bytes per second; or 0 */
+    uint64_t rate_limit;        /* PAGEOUT and POPULATE, bytes/s; or 0 */
     bool timing;                /* measure how long doorbells take */
 } PvmemctlOptions;
 
@@ -365,8 +365,8 @@ const char *pvmemctl_function_name(uint64_t code);
  *
  * @list: names separated by ':', in lower case; "default" and "all" stand for
  *        what they say.  NULL is "default".
- * @allowed: set to a bitmap of function codes.  INFO, QUERY and VECTOR, which do
- *           nothing by themselves, are always in it.
+ * @allowed: set to a bitmap of function codes.  INFO, QUERY and VECTOR, which
+ *           do nothing by themselves, are always in it.
  * @bad: set to where the first unknown name starts
  *
  * Returns: false if a name is unknown.

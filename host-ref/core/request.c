@@ -11,8 +11,8 @@
 #include "internal.h"
 
 /*
- * A request under way.  Its ranges are worked off in order; pieces that need the
- * same system call are collected and go in one.
+ * A request under way.  Its ranges are worked off in order; pieces that need
+ * the same system call are collected and go in one.
  */
 typedef struct Run {
     PvmemctlCore *core;
@@ -98,7 +98,8 @@ bool pvmemctl_copy_to_guest(PvmemctlCore *core, uint64_t gpa, const void *buf,
  * Would the range take a buffer away from the core?  The answer could not be
  * written then, nor another request be read.
  */
-static bool protects_buffer(const Run *run, const struct memctl_vmm_range *range)
+static bool protects_buffer(const Run *run,
+                            const struct memctl_vmm_range *range)
 {
     const PvmemctlCore *core = run->core;
 
@@ -118,9 +119,9 @@ static bool protects_buffer(const Run *run, const struct memctl_vmm_range *range
 }
 
 /*
- * The first piece of a range, held.  Nothing is done to a range of which some is
- * not RAM, or some is refused: so if there is more than one piece, all are looked
- * at before.
+ * The first piece of a range, held.  Nothing is done to a range of which some
+ * is not RAM, or some is refused: so if there is more than one piece, all are
+ * looked at before.
  */
 static int first_piece(Run *run, const struct memctl_vmm_range *range,
                        PvmemctlRam *first, PvmemctlAction *action)
@@ -174,7 +175,10 @@ static void advance(Run *run, uint64_t bytes)
     }
 }
 
-/* Others want this thread, or the guest has waited long enough: stop in between */
+/*
+ * Others want this thread, or the guest has waited long enough: stop in
+ * between
+ */
 static bool must_stop(const Run *run)
 {
     PvmemctlCore *core = run->core;
@@ -187,7 +191,9 @@ static bool must_stop(const Run *run)
             (core->vmm->interrupted && core->vmm->interrupted(core->opaque)));
 }
 
-/* May this much be done of what has a limit per second?  A debt is paid first. */
+/*
+ * May this much be done of what has a limit per second?  A debt is paid first.
+ */
 static bool within_rate(PvmemctlCore *core, uint64_t bytes)
 {
     const int64_t limit = core->options.rate_limit;
@@ -421,6 +427,19 @@ static int run_range(Run *run, const struct memctl_vmm_range *range, bool last)
     return err;
 }
 
+/* Is there room for so much more in this doorbell? */
+static bool fits(const Run *run, uint64_t *sum, uint64_t length)
+{
+    if (!is_1_1(run->core)) {
+        return true;
+    }
+    if (length > PVMEMCTL_DOORBELL_MAX - *sum) {
+        return false;
+    }
+    *sum += length;
+    return true;
+}
+
 static int run_ranges(Run *run)
 {
     uint64_t sum = 0;
@@ -429,13 +448,8 @@ static int run_ranges(Run *run)
     for (unsigned i = 0; !err && i < run->nr_ranges; i++) {
         const struct memctl_vmm_range *range = &run->ranges[i];
 
-        if (is_1_1(run->core) &&
-            (range->length > PVMEMCTL_DOORBELL_MAX ||
-             (sum += range->length) > PVMEMCTL_DOORBELL_MAX)) {
-            err = E2BIG;
-        } else {
-            err = run_range(run, range, i == run->nr_ranges - 1);
-        }
+        err = fits(run, &sum, range->length)
+              ? run_range(run, range, i == run->nr_ranges - 1) : E2BIG;
     }
     /* What was collected comes before what failed */
     late = flush(run);

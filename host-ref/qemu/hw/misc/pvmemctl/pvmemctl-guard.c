@@ -2,10 +2,10 @@
 /*
  * pvmemctl: somebody touched memory that the guest has protected.
  *
- * QEMU itself accesses guest memory, under TCG always: that raises SIGSEGV here.
- * The handler takes the protection off the page, and the access is done after
- * all: a hit is reported, not prevented.  Under KVM the guest's own accesses make
- * KVM_RUN fail instead, see pvmemctl_guard_kvm_fault().
+ * QEMU itself accesses guest memory, under TCG always: that raises SIGSEGV
+ * here. The handler takes the protection off the page, and the access is done
+ * after all: a hit is reported, not prevented.  Under KVM the guest's own
+ * accesses make KVM_RUN fail instead, see pvmemctl_guard_kvm_fault().
  */
 #include "qemu/osdep.h"
 #include "qapi/error.h"

@@ -11,8 +11,8 @@ void pvmemctl_inject_mce(hwaddr gpa)
 {
 #ifdef TARGET_I386
     /*
-     * Bank 9 is for memory; software may recover, and need not do so at once: the
-     * access is done.
+     * Bank 9 is for memory; software may recover, and need not do so at once:
+     * the access is done.
      */
     const uint64_t status = MCI_STATUS_VAL | MCI_STATUS_UC | MCI_STATUS_EN |
                             MCI_STATUS_MISCV | MCI_STATUS_ADDRV | MCI_STATUS_S |

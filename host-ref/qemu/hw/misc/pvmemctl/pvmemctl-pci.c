@@ -86,7 +86,9 @@ static const MemoryRegionOps pvmemctl_bar_ops = {
 
 /* Migration */
 
-/* System calls of QEMU would fail on protected memory, where copying is a hit */
+/*
+ * System calls of QEMU would fail on protected memory, where copying is a hit
+ */
 static int pvmemctl_save_prepare(void *opaque, Error **errp)
 {
     PvmemctlProcess *p = opaque;
@@ -395,7 +397,9 @@ static void pvmemctl_exit(PCIDevice *dev)
 {
     PvmemctlDevice *s = PVMEMCTL(dev);
 
-    /* Doorbells that are under way end first; the memory lives until RCU says */
+    /*
+     * Doorbells that are under way end first; the memory lives until RCU says
+     */
     pvmemctl_reset(s);
     QLIST_REMOVE(s, next);
 }

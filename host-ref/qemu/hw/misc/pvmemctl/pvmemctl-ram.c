@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * pvmemctl: the way from guest-physical addresses to memory of this process, and
- * when the rest of QEMU does not want that memory touched.
+ * pvmemctl: the way from guest-physical addresses to memory of this process,
+ * and when the rest of QEMU does not want that memory touched.
  *
  * All of this runs in vCPU threads without the BQL.
  */
@@ -56,8 +56,8 @@ static bool pvmemctl_is_main_memory(const MemoryRegionSection *section)
 }
 
 /*
- * Blocks of virtio-mem that are not plugged are no RAM.  The guest can race with
- * its own requests to plug and unplug; pvmemctl_put_ram() looks again.
+ * Blocks of virtio-mem that are not plugged are no RAM.  The guest can race
+ * with its own requests to plug and unplug; pvmemctl_put_ram() looks again.
  */
 static bool pvmemctl_is_plugged(const MemoryRegionSection *section)
 {

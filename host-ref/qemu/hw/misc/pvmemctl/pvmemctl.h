@@ -69,7 +69,9 @@ PvmemctlDevice *pvmemctl_device_of(const void *owner);
 /* pvmemctl-ram.c: guest RAM */
 extern const PvmemctlVmm pvmemctl_vmm;
 
-/* Describe [offset, offset + length) of a RAM block that the guest may manage */
+/*
+ * Describe [offset, offset + length) of a RAM block that the guest may manage
+ */
 void pvmemctl_describe_ram(MemoryRegion *mr, uint64_t offset, uint64_t length,
                            PvmemctlRam *ram);
 void pvmemctl_ram_init(void);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * pvmemctl, for the rest of QEMU: guests protect memory that QEMU itself accesses.
- * Without the device in the build all of this does nothing.
+ * pvmemctl, for the rest of QEMU: guests protect memory that QEMU itself
+ * accesses. Without the device in the build all of this does nothing.
  */
 #ifndef HW_MISC_PVMEMCTL_PUBLIC_H
 #define HW_MISC_PVMEMCTL_PUBLIC_H
