@@ -877,7 +877,7 @@ TEST_F(memory, tracepoint)
 	ASSERT_EQ(0, raw_call(self->fd, MEMCTL_DONTNEED, self->addr, page_size, 0, &self->buf));
 	file_write(enable, "0");
 	snprintf(want, sizeof(want),
-		 "pvmemctl_call: func=DONTNEED addr=0x%llx length=0x%zx err=0 errno=0 code=0 ns=",
+		 "pvmemctl_call: func=DONTNEED addr=0x%llx length=0x%zx arg=0x0 err=0 errno=0 code=0 ns=",
 		 (unsigned long long)self->addr, page_size);
 	file = fopen(TRACEFS "/trace", "r");
 	ASSERT_NE(NULL, file);

@@ -28,7 +28,15 @@
 	F(MEMCTL_MPROTECT_W,		"MPROTECT_W")	\
 	F(MEMCTL_MPROTECT_RW,		"MPROTECT_RW")	\
 	F(MEMCTL_MERGEABLE,		"MERGEABLE")	\
-	F(MEMCTL_UNMERGEABLE,		"UNMERGEABLE")
+	F(MEMCTL_UNMERGEABLE,		"UNMERGEABLE")	\
+	F(MEMCTL_QUERY,			"QUERY")	\
+	F(MEMCTL_ZERO,			"ZERO")		\
+	F(MEMCTL_POPULATE,		"POPULATE")	\
+	F(MEMCTL_HUGEPAGE,		"HUGEPAGE")	\
+	F(MEMCTL_NOHUGEPAGE,		"NOHUGEPAGE")	\
+	F(MEMCTL_DODUMP,		"DODUMP")	\
+	F(MEMCTL_COLD,			"COLD")		\
+	F(MEMCTL_VECTOR,		"VECTOR")
 
 /**
  * enum pvmemctl_event - what a consumer has to know about the provider
@@ -49,6 +57,8 @@ enum pvmemctl_event {
 
 long memctl_vmm_call(__u64 func_code, __u64 addr, __u64 length, __u64 arg,
 		     struct memctl_buf *buf);
+long memctl_vmm_call_vec(__u64 func_code, const struct memctl_vmm_range *ranges,
+			 unsigned int nr, unsigned int *done);
 int pvmemctl_register_notifier(struct notifier_block *nb);
 void pvmemctl_unregister_notifier(struct notifier_block *nb);
 
@@ -57,6 +67,14 @@ void pvmemctl_unregister_notifier(struct notifier_block *nb);
 static inline long memctl_vmm_call(__u64 func_code, __u64 addr, __u64 length,
 				   __u64 arg, struct memctl_buf *buf)
 {
+	return -ENODEV;
+}
+
+static inline long memctl_vmm_call_vec(__u64 func_code,
+				       const struct memctl_vmm_range *ranges,
+				       unsigned int nr, unsigned int *done)
+{
+	*done = 0;
 	return -ENODEV;
 }
 

@@ -6,7 +6,8 @@
  * To ask the host for something a CPU fills its buffer and writes the number of
  * that buffer's connection to the command register, the doorbell.  The host acts
  * inside that write: when it returns, the answer has replaced the request.  So
- * the fast path is a few stores with interrupts off, and takes no lock.
+ * the fast path is a few stores with interrupts off, and takes no lock.  Many
+ * ranges go in one request, by a table that each CPU has for that (protocol 1.1).
  *
  * A device that lost its connections, after the VM was restored from a snapshot
  * for one, does not answer at all.  Then one task connects again while all others
@@ -41,6 +42,7 @@
 #include <linux/seq_file.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
+#include <linux/topology.h>
 #include <linux/workqueue.h>
 
 #include <kunit/static_stub.h>
@@ -62,12 +64,13 @@
 
 #define PVMEMCTL_NAME(code, name)	name,
 
-/* By function code; the codes have no gaps */
 static const char * const pvmemctl_names[] = {
 	PVMEMCTL_FUNCTIONS(PVMEMCTL_NAME)
 };
 
-static_assert(ARRAY_SIZE(pvmemctl_names) == MEMCTL_UNMERGEABLE + 1);
+/* The codes of 1.0, and behind a gap those of 1.1 */
+static_assert(ARRAY_SIZE(pvmemctl_names) ==
+	      MEMCTL_UNMERGEABLE + 1 + MEMCTL_VECTOR - MEMCTL_QUERY + 1);
 
 /* What one doorbell carries at most; bounds how long the host keeps a CPU */
 #define PVMEMCTL_STEP		SZ_1G
@@ -75,8 +78,11 @@ static_assert(ARRAY_SIZE(pvmemctl_names) == MEMCTL_UNMERGEABLE + 1);
 /* The same for undoing: what a hole in memory shares its step with is not undone */
 #define PVMEMCTL_UNDO_STEP	SZ_128M
 
-/* How many refused pieces of one range to halve */
-#define PVMEMCTL_HALVINGS	128
+/* How many refused pieces of one range to make smaller */
+#define PVMEMCTL_REFUSALS	128
+
+/* How often in a row a host may stop before it has done anything */
+#define PVMEMCTL_STALLS		64
 
 /* How often to try before a device counts as broken */
 #define PVMEMCTL_ATTEMPTS	3
@@ -110,17 +116,31 @@ static_assert(sizeof_field(union pvmemctl_wire, ret) == sizeof(struct memctl_buf
 static_assert(offsetof(union pvmemctl_wire, call.length) ==
 	      offsetof(union pvmemctl_wire, ret.arg0));
 
+/* An entry of the table for MEMCTL_VECTOR, as the host sees it */
+struct pvmemctl_entry {
+	__le64 addr;
+	__le64 length;
+};
+
+static_assert(sizeof(struct pvmemctl_entry) == sizeof(struct memctl_vmm_range));
+
+/* As a power of two it is aligned to its size, and contiguous for the host too */
+#define PVMEMCTL_TABLE_SIZE	(MEMCTL_VECTOR_MAX * sizeof(struct pvmemctl_entry))
+
+static_assert(PVMEMCTL_TABLE_SIZE == SZ_4K);
+
 struct pvmemctl_stats {
 	unsigned long calls;		/* doorbells */
 	unsigned long failed;		/* the host answered with an error */
 	unsigned long unanswered;	/* the host did not answer */
-	unsigned long kib;		/* KiB in ranges that succeeded */
+	unsigned long kib;		/* KiB that the host has done */
 };
 
-/* Only touched by its own CPU with interrupts off, but for reading */
+/* Only touched by its own CPU, but for reading; all but kib with interrupts off */
 struct pvmemctl_cpu {
 	u32 connection;			/* changes only while no CPU is busy */
 	bool busy;			/* between a look at the state and the answer */
+	struct pvmemctl_entry *table;	/* MEMCTL_VECTOR_MAX of them */
 	struct pvmemctl_stats stats[ARRAY_SIZE(pvmemctl_names)];
 };
 
@@ -162,7 +182,13 @@ struct pvmemctl {
 	unsigned int generation;	/* handshakes that succeeded */
 	unsigned int failed;		/* generation that no longer answers */
 	unsigned int reconnects;	/* since a call was last answered */
-	u64 page_size;			/* of the host, bytes */
+
+	/* What the host said of itself in the last handshake */
+	u64 page_size;			/* bytes */
+	unsigned int minor;		/* protocol 1.minor */
+	unsigned int vector_max;	/* entries of a table; 0: it takes none */
+	/* What one doorbell may carry, bytes; less when the host says so later */
+	u64 step[ARRAY_SIZE(pvmemctl_names)];
 
 	unsigned long left;		/* PVMEMCTL_LEFT_* */
 	unsigned long events;		/* enum pvmemctl_event, not yet delivered */
@@ -194,6 +220,53 @@ struct pvmemctl_ram {
 /* Protects pvmemctl_ram as writer.  Memory hotplug takes it, never pvmemctl_lock */
 static DEFINE_MUTEX(pvmemctl_ram_lock);
 static struct pvmemctl_ram __rcu *pvmemctl_ram;
+
+/* Where in PVMEMCTL_FUNCTIONS a function is */
+static unsigned int pvmemctl_index(u64 func_code)
+{
+	if (func_code < MEMCTL_QUERY)
+		return func_code;
+	return func_code - MEMCTL_QUERY + MEMCTL_UNMERGEABLE + 1;
+}
+
+/* Ranges to ask for in order, and how far that is */
+struct pvmemctl_walk {
+	u64 func_code;
+	u64 arg;
+	const struct memctl_vmm_range *range;	/* the next one */
+	unsigned int nr;		/* ranges to do */
+	u64 offset;			/* bytes done of the next one */
+
+	/* The next doorbell */
+	unsigned int entries;		/* parts of that many ranges */
+	u64 bytes;			/* in all of them */
+
+	/* What the host said so far */
+	u64 border;			/* lowest end that it refused, or 0 */
+	unsigned int alone;		/* ranges not to put in a table */
+	unsigned int refusals;		/* of parts of the next range */
+	unsigned int stalls;		/* answers without progress */
+};
+
+/* What is to do of a range, of those to do */
+static u64 pvmemctl_rest(const struct pvmemctl_walk *walk, unsigned int i)
+{
+	return walk->range[i].length - (i ? 0 : walk->offset);
+}
+
+static void pvmemctl_fill_table(struct pvmemctl_entry *table,
+				const struct pvmemctl_walk *walk)
+{
+	u64 length, left = walk->bytes;
+	unsigned int i;
+
+	for (i = 0; i < walk->entries; i++) {
+		length = min(pvmemctl_rest(walk, i), left);
+		left -= length;
+		table[i].addr = cpu_to_le64(walk->range[i].addr + (i ? 0 : walk->offset));
+		table[i].length = cpu_to_le64(length);
+	}
+}
 
 /* One question to the host, by this CPU, with interrupts off */
 static int pvmemctl_ring(struct pvmemctl *pm, struct memctl_buf *buf)
@@ -228,9 +301,9 @@ static int pvmemctl_ring(struct pvmemctl *pm, struct memctl_buf *buf)
  * Something may stay behind, also of a call that fails half way.  Noted before the
  * host is asked: this CPU may be stopped for a panic before it has the answer.
  */
-static void pvmemctl_note_left(struct pvmemctl *pm, u64 func_code)
+static void pvmemctl_note_left(struct pvmemctl *pm, const struct memctl_vmm_call *call)
 {
-	switch (func_code) {
+	switch (call->func_code == MEMCTL_VECTOR ? call->arg : call->func_code) {
 	case MEMCTL_MLOCK:
 		set_bit(PVMEMCTL_LEFT_LOCKED, &pm->left);
 		break;
@@ -247,28 +320,29 @@ static void pvmemctl_note_left(struct pvmemctl *pm, u64 func_code)
 static void pvmemctl_account(struct pvmemctl *pm, const struct memctl_vmm_call *call,
 			     int err, const struct memctl_buf *buf)
 {
-	struct pvmemctl_stats *stats = &this_cpu_ptr(pm->cpus)->stats[call->func_code];
+	struct pvmemctl_stats *stats =
+		&this_cpu_ptr(pm->cpus)->stats[pvmemctl_index(call->func_code)];
 
 	stats->calls++;
 	if (err)
 		stats->unanswered++;
 	else if (memctl_ret_errno(buf))
 		stats->failed++;
-	else if (call->func_code != MEMCTL_INFO)
-		stats->kib += call->length / SZ_1K;
 
 	if (!err && READ_ONCE(pm->reconnects))
 		WRITE_ONCE(pm->reconnects, 0);
 }
 
 /*
- * Ask once, on whatever CPU this is.  -EAGAIN: connect again, the connection to
- * blame is of generation @gen, or of none that ever was ready when @gen is 0.
+ * Ask once, on whatever CPU this is, with a table for @walk if there is one.
+ * -EAGAIN: connect again, the connection to blame is of generation @gen, or of none
+ * that ever was ready when @gen is 0.
  */
 static int pvmemctl_exchange(struct pvmemctl *pm, struct memctl_buf *buf,
-			     unsigned int flags, unsigned int *gen)
+			     const struct pvmemctl_walk *walk, unsigned int flags,
+			     unsigned int *gen)
 {
-	struct memctl_vmm_call call = buf->call;
+	struct memctl_vmm_call call;
 	enum pvmemctl_state state;
 	struct pvmemctl_cpu *cpu;
 	u64 start = 0;
@@ -288,7 +362,12 @@ static int pvmemctl_exchange(struct pvmemctl *pm, struct memctl_buf *buf,
 	switch (state) {
 	case PVMEMCTL_READY:
 		*gen = READ_ONCE(pm->generation);
-		pvmemctl_note_left(pm, call.func_code);
+		if (walk) {
+			pvmemctl_fill_table(cpu->table, walk);
+			buf->call.addr = virt_to_phys(cpu->table);
+		}
+		call = buf->call;
+		pvmemctl_note_left(pm, &call);
 		if (trace_pvmemctl_call_enabled())
 			start = local_clock();
 		ret = pvmemctl_ring(pm, buf);
@@ -363,13 +442,34 @@ static int pvmemctl_handshake(struct pvmemctl *pm)
 	return pvmemctl_command(pm, MEMCTL_CMD_READY);
 }
 
+/* How many entries a table may have; no table where the host does not say */
+static int pvmemctl_learn_vector(struct pvmemctl *pm)
+{
+	struct memctl_buf buf = {
+		.call = { .func_code = MEMCTL_QUERY, .length = ~0ULL },
+	};
+	u64 entries = 0;
+	int ret;
+
+	if (pm->minor) {
+		scoped_guard(irqsave)
+			ret = pvmemctl_ring(pm, &buf);
+		if (ret)
+			return ret;
+		if (!memctl_ret_errno(&buf))
+			entries = min(buf.ret.arg0, MEMCTL_VECTOR_MAX);
+	}
+	WRITE_ONCE(pm->vector_max, entries);
+	return 0;
+}
+
 /* Learn who is there.  -EPROTO for a host that asking again does not change. */
 static int pvmemctl_greet(struct pvmemctl *pm)
 {
 	struct memctl_buf buf = {
 		.call = { .func_code = MEMCTL_INFO, .length = ~0ULL },
 	};
-	int ret;
+	int i, ret;
 
 	scoped_guard(irqsave)
 		ret = pvmemctl_ring(pm, &buf);
@@ -392,7 +492,10 @@ static int pvmemctl_greet(struct pvmemctl *pm)
 		return -EPROTO;
 	}
 	WRITE_ONCE(pm->page_size, buf.ret.ret_value);
-	return 0;
+	WRITE_ONCE(pm->minor, min(buf.ret.arg1, UINT_MAX));
+	for (i = 0; i < ARRAY_SIZE(pm->step); i++)
+		WRITE_ONCE(pm->step[i], PVMEMCTL_STEP);
+	return pvmemctl_learn_vector(pm);
 }
 
 /* Shake hands, a bounded number of times */
@@ -417,7 +520,8 @@ static int pvmemctl_connect(struct pvmemctl *pm)
 
 	WRITE_ONCE(pm->generation, pm->generation + 1);
 	smp_store_release(&pm->state, PVMEMCTL_READY); /* with new connections */
-	dev_dbg(pm->dev, "connected, host pages of %llu bytes\n", pm->page_size);
+	dev_dbg(pm->dev, "connected, protocol %u.%u, host pages of %llu bytes\n",
+		MEMCTL_PROTOCOL_MAJOR, pm->minor, pm->page_size);
 	return 0;
 }
 
@@ -484,13 +588,14 @@ static void pvmemctl_work(struct work_struct *work)
 }
 
 /* One doorbell, and what it takes to have it answered */
-static int pvmemctl_ask(struct pvmemctl *pm, struct memctl_buf *buf, unsigned int flags)
+static int pvmemctl_ask(struct pvmemctl *pm, struct memctl_buf *buf,
+			const struct pvmemctl_walk *walk, unsigned int flags)
 {
 	unsigned int gen;
 	int attempt, ret;
 
 	for (attempt = 0; attempt < PVMEMCTL_ATTEMPTS; attempt++) {
-		ret = pvmemctl_exchange(pm, buf, flags, &gen);
+		ret = pvmemctl_exchange(pm, buf, walk, flags, &gen);
 		if (ret != -EAGAIN)
 			return ret;
 		if (flags & PVMEMCTL_UNDO)
@@ -530,96 +635,284 @@ static bool pvmemctl_is_ram(u64 addr, u64 length)
 	return false;
 }
 
-/* The host refused the range before it tried anything */
-static bool pvmemctl_refused(const struct memctl_buf *buf, u64 func_code)
+static bool pvmemctl_is_table(const struct pvmemctl_walk *walk)
 {
-	return buf->ret.ret_errno == EINVAL && buf->ret.ret_code == func_code;
+	return walk->entries > 1;
+}
+
+/* Choose what the next doorbell is for: a table where there is more than one range */
+static void pvmemctl_prepare(struct pvmemctl *pm, struct pvmemctl_walk *walk,
+			     struct memctl_buf *buf, unsigned int flags)
+{
+	const u64 page = READ_ONCE(pm->page_size);
+	const u64 step = READ_ONCE(pm->step[pvmemctl_index(walk->func_code)]);
+	const unsigned int max = walk->alone ? 1 : READ_ONCE(pm->vector_max);
+	const u64 addr = walk->range->addr + walk->offset;
+	u64 limit = pvmemctl_rest(walk, 0);
+	unsigned int i;
+
+	/* A step that another host gave may be no multiple of this one's page */
+	if (flags & PVMEMCTL_SPLIT)
+		limit = max(page, round_down(step, page));
+	if (walk->border)
+		limit = min(limit, max(page, round_down((walk->border - addr) / 2, page)));
+
+	walk->bytes = min(pvmemctl_rest(walk, 0), limit);
+	for (i = 1; i < min(walk->nr, max) && walk->bytes < limit; i++)
+		walk->bytes += min(pvmemctl_rest(walk, i), limit - walk->bytes);
+	walk->entries = i;
+
+	if (pvmemctl_is_table(walk))
+		buf->call = (struct memctl_vmm_call) {
+			.func_code	= MEMCTL_VECTOR,
+			.length		= walk->entries,
+			.arg		= walk->func_code,
+		};
+	else
+		buf->call = (struct memctl_vmm_call) {
+			.func_code	= walk->func_code,
+			.addr		= addr,
+			.length		= walk->bytes,
+			.arg		= walk->arg,
+		};
+}
+
+/* How many bytes of a doorbell has the host done?  -EIO when that cannot be. */
+static int pvmemctl_progress(struct pvmemctl *pm, const struct pvmemctl_walk *walk,
+			     const struct memctl_buf *buf, u64 *done)
+{
+	const bool table = pvmemctl_is_table(walk);
+	const u64 entries = table ? buf->ret.ret_value : 0;
+	const u64 part = table ? buf->ret.arg1 : buf->ret.ret_value;
+	unsigned int i;
+
+	*done = 0;
+	if (!memctl_ret_errno(buf)) {
+		*done = walk->bytes;
+		return table && entries != walk->entries ? -EIO : 0;
+	}
+	/* A host of 1.0 does not tell, and of EINVAL the value may be a granule */
+	if (buf->ret.ret_code || !READ_ONCE(pm->minor) ||
+	    (!table && buf->ret.ret_errno == EINVAL))
+		return 0;
+
+	if (entries >= walk->entries)
+		return -EIO;
+	for (i = 0; i < entries; i++)
+		*done += pvmemctl_rest(walk, i);
+	if (part >= min(pvmemctl_rest(walk, i), walk->bytes - *done) ||
+	    !IS_ALIGNED(part, READ_ONCE(pm->page_size)))
+		return -EIO;
+	*done += part;
+	return 0;
+}
+
+static void pvmemctl_advance(struct pvmemctl *pm, struct pvmemctl_walk *walk, u64 done)
+{
+	const unsigned int func =
+		pvmemctl_index(pvmemctl_is_table(walk) ? MEMCTL_VECTOR : walk->func_code);
+
+	this_cpu_add(pm->cpus->stats[func].kib, done / SZ_1K);
+	if (done)
+		walk->stalls = 0;
+
+	walk->offset += done;
+	while (walk->nr && walk->offset >= walk->range->length) {
+		walk->offset -= walk->range->length;
+		walk->range++;
+		walk->nr--;
+		walk->border = 0;
+		walk->refusals = 0;
+		if (walk->alone)
+			walk->alone--;
+	}
+	if (walk->border && walk->border - (walk->range->addr + walk->offset) <=
+			    READ_ONCE(pm->page_size))
+		walk->border = 0;	/* found: it is here */
 }
 
 /*
- * Ask for a range, in as many steps as it takes.
+ * Is there a point in going on after this error?  1 if so, 0 if it is final, -EIO
+ * if the host gets nowhere.
  *
  * A host may want each request to lie in one of its memory regions, and the guest
  * cannot see where those end.  So when the host refuses a range that is all RAM,
- * look for the border by halving: @border is the lowest end that was refused.
- * Each step makes progress or halves the next one; a page refused alone is final.
+ * look for the border by halving.  Each step makes progress or makes the next one
+ * smaller; a page refused alone is final.
+ *
+ * What a host does not like in a table it explains when asked for that range alone.
  */
-static int pvmemctl_call_range(struct pvmemctl *pm, struct memctl_buf *buf,
-			       unsigned int flags)
+static int pvmemctl_go_on(struct pvmemctl *pm, struct pvmemctl_walk *walk,
+			  const struct memctl_buf *buf, unsigned int flags)
 {
-	const struct memctl_vmm_call whole = buf->call;
-	const u64 end = whole.addr + whole.length;
+	const bool table = pvmemctl_is_table(walk);
+	const bool refused = buf->ret.ret_code == (table ? MEMCTL_VECTOR : walk->func_code);
 	const u64 page = READ_ONCE(pm->page_size);
-	u64 addr = whole.addr, border = 0;
-	int halvings = 0, ret;
+	const bool may_split = flags & PVMEMCTL_SPLIT && refused && walk->bytes > page;
+	u64 step = buf->ret.ret_value;
 
-	if (whole.func_code == MEMCTL_INFO) {
-		/* Without a range; a length that no answer has in its place */
-		buf->call.length = ~0ULL;
-		return pvmemctl_ask(pm, buf, flags);
+	switch (buf->ret.ret_errno) {
+	case EAGAIN:
+		/* Stopped in between, because others wait; of 1.0 the system call's */
+		if (buf->ret.ret_code || !READ_ONCE(pm->minor))
+			return 0;
+		return ++walk->stalls > PVMEMCTL_STALLS ? -EIO : 1;
+
+	case EOPNOTSUPP:
+		/* Maybe it does not know tables at all */
+		if (!table || !refused)
+			return 0;
+		walk->alone = walk->nr;
+		return 1;
+
+	case E2BIG:
+		if (table && !refused) {
+			walk->alone = 1;
+			return 1;
+		}
+		if (!may_split || ++walk->refusals > PVMEMCTL_REFUSALS)
+			return 0;
+		if (!step || step >= walk->bytes || !IS_ALIGNED(step, page))
+			step = round_down(walk->bytes / 2, page);
+		WRITE_ONCE(pm->step[pvmemctl_index(walk->func_code)], step);
+		return 1;
+
+	case EINVAL:
+		if (table) {
+			walk->alone = 1;
+			return 1;
+		}
+		/* A value is the alignment that it needs: smaller pieces are no better */
+		if (!may_split || buf->ret.ret_value || ++walk->refusals > PVMEMCTL_REFUSALS)
+			return 0;
+		walk->border = walk->range->addr + walk->offset + walk->bytes;
+		return 1;
+
+	default:
+		return 0;
 	}
+}
 
-	while (addr < end) {
-		u64 length = min(end - addr, PVMEMCTL_STEP);
+/*
+ * Ask for ranges, in as many steps as it takes.  0 when the host answered: it did
+ * all when walk->nr is 0 then, otherwise why not is in @buf.
+ */
+static int pvmemctl_call_ranges(struct pvmemctl *pm, struct pvmemctl_walk *walk,
+				struct memctl_buf *buf, unsigned int flags)
+{
+	u64 done;
+	int ret;
 
-		if (border)
-			length = min(length, max(page, round_down((border - addr) / 2, page)));
-
-		buf->call = whole;
-		buf->call.addr = addr;
-		buf->call.length = length;
-		ret = pvmemctl_ask(pm, buf, flags);
+	while (walk->nr) {
+		pvmemctl_prepare(pm, walk, buf, flags);
+		ret = pvmemctl_ask(pm, buf, pvmemctl_is_table(walk) ? walk : NULL, flags);
 		if (ret)
 			return ret;
 
-		if (!memctl_ret_errno(buf)) {
-			addr += length;
-			if (border && border - addr <= page)
-				border = 0;	/* found: it is here */
-		} else if (flags & PVMEMCTL_SPLIT && pvmemctl_refused(buf, whole.func_code) &&
-			   length > page && ++halvings <= PVMEMCTL_HALVINGS) {
-			border = addr + length;
-		} else {
-			return 0;
+		ret = pvmemctl_progress(pm, walk, buf, &done);
+		if (ret)
+			return ret;
+		pvmemctl_advance(pm, walk, done);
+		if (memctl_ret_errno(buf)) {
+			ret = pvmemctl_go_on(pm, walk, buf, flags);
+			if (ret <= 0)
+				return ret;
 		}
 
 		if (flags & PVMEMCTL_MAY_SLEEP)
 			cond_resched();
-		if (flags & PVMEMCTL_KILLABLE && addr < end && fatal_signal_pending(current))
+		if (flags & PVMEMCTL_KILLABLE && walk->nr && fatal_signal_pending(current))
 			return -EINTR;
 	}
 	return 0;
 }
 
-static int pvmemctl_check(struct pvmemctl *pm, const struct memctl_vmm_call *call)
+/* Ask for what @buf says: one range, or something that is none */
+static int pvmemctl_call_buf(struct pvmemctl *pm, struct memctl_buf *buf,
+			     unsigned int flags)
 {
-	const u64 page = READ_ONCE(pm->page_size);
-	u64 end;
+	const struct memctl_vmm_range range = {
+		.addr = buf->call.addr, .length = buf->call.length,
+	};
+	struct pvmemctl_walk walk = {
+		.func_code = buf->call.func_code, .arg = buf->call.arg,
+		.range = &range, .nr = 1,
+	};
+	int ret;
 
-	if (call->func_code >= ARRAY_SIZE(pvmemctl_names))
-		return -EINVAL;
-	if (call->func_code == MEMCTL_INFO)
-		return 0;
-	if (!call->length || !IS_ALIGNED(call->addr | call->length, page) ||
-	    check_add_overflow(call->addr, call->length, &end))
-		return -EINVAL;
-	return 0;
+	switch (buf->call.func_code) {
+	case MEMCTL_INFO:
+	case MEMCTL_QUERY:
+		/* A length that no answer has in its place */
+		buf->call.length = ~0ULL;
+		fallthrough;
+	case MEMCTL_VECTOR:
+		return pvmemctl_ask(pm, buf, NULL, flags);
+	}
+
+	ret = pvmemctl_call_ranges(pm, &walk, buf, flags);
+	/* Of all of the range, not of the last doorbell */
+	if (!ret && walk.nr && !buf->ret.ret_code && buf->ret.ret_errno != EINVAL)
+		buf->ret.ret_value = walk.offset;
+	return ret;
 }
 
-/* What needs several steps, or is to be undone, is only for RAM that we know */
-static bool pvmemctl_only_ram(const struct memctl_vmm_call *call)
+static bool pvmemctl_known(u64 func_code)
 {
-	switch (call->func_code) {
+	return func_code <= MEMCTL_UNMERGEABLE ||
+	       (func_code >= MEMCTL_QUERY && func_code <= MEMCTL_VECTOR);
+}
+
+/* Can it be applied to the ranges of a table? */
+static bool pvmemctl_takes_table(u64 func_code)
+{
+	switch (func_code) {
 	case MEMCTL_INFO:
+	case MEMCTL_SET_VMA_ANON_NAME:
+	case MEMCTL_QUERY:
+	case MEMCTL_VECTOR:
 		return false;
+	default:
+		return pvmemctl_known(func_code);
+	}
+}
+
+/* Does it leave in the host what has to be undone? */
+static bool pvmemctl_leaves(u64 func_code)
+{
+	switch (func_code) {
 	case MEMCTL_MLOCK:
 	case MEMCTL_MPROTECT_NONE:
 	case MEMCTL_MPROTECT_R:
 	case MEMCTL_MPROTECT_W:
 		return true;
 	default:
-		return call->length > PVMEMCTL_STEP;
+		return false;
 	}
+}
+
+static int pvmemctl_check_range(struct pvmemctl *pm, u64 addr, u64 length)
+{
+	u64 end;
+
+	if (!length || !IS_ALIGNED(addr | length, READ_ONCE(pm->page_size)) ||
+	    check_add_overflow(addr, length, &end))
+		return -EINVAL;
+	return 0;
+}
+
+/*
+ * A table of a program's own.  The driver does not know what is in it when the host
+ * reads it, so nothing that is to be undone goes by such a table.
+ */
+static int pvmemctl_check_table(const struct memctl_vmm_call *call)
+{
+	if (!pvmemctl_takes_table(call->arg) || pvmemctl_leaves(call->arg) ||
+	    !call->length || call->length > MEMCTL_VECTOR_MAX ||
+	    !IS_ALIGNED(call->addr, sizeof(struct pvmemctl_entry)) ||
+	    !pvmemctl_is_ram(call->addr, call->length * sizeof(struct pvmemctl_entry)))
+		return -EINVAL;
+	return 0;
 }
 
 /**
@@ -629,33 +922,61 @@ static bool pvmemctl_only_ram(const struct memctl_vmm_call *call)
  *
  * A range of which some is not RAM of this kernel is asked for in one piece or
  * not at all, so that a wrong request has no half effect.  Locks and protections
- * are refused there: the driver could not undo them.
+ * are refused there, and in a table for MEMCTL_VECTOR: the driver could not undo
+ * them.
  *
  * Context: Process context, may sleep.
  * Return: 0 when the host answered; -EINVAL for a request that makes no sense,
- *	   -EIO when the device does not answer, -ENODEV when it is gone, -EINTR
- *	   when a fatal signal came between two steps.
+ *	   -EIO when the device does not answer or answers nonsense, -ENODEV when
+ *	   it is gone, -EINTR when a fatal signal came between two steps.
  */
 int pvmemctl_call(struct pvmemctl *pm, struct memctl_buf *buf)
 {
 	unsigned int flags = PVMEMCTL_MAY_SLEEP | PVMEMCTL_KILLABLE;
-	int ret;
+	const struct memctl_vmm_call *call = &buf->call;
+	int ret = 0;
 
 	might_sleep();
-	ret = pvmemctl_check(pm, &buf->call);
-	if (ret)
-		return ret;
-	if (pvmemctl_is_ram(buf->call.addr, buf->call.length))
-		flags |= PVMEMCTL_SPLIT;
-	else if (pvmemctl_only_ram(&buf->call))
+	if (!pvmemctl_known(call->func_code))
 		return -EINVAL;
-	return pvmemctl_call_range(pm, buf, flags);
+	switch (call->func_code) {
+	case MEMCTL_INFO:
+	case MEMCTL_QUERY:
+		break;
+	case MEMCTL_VECTOR:
+		ret = pvmemctl_check_table(call);
+		break;
+	default:
+		ret = pvmemctl_check_range(pm, call->addr, call->length);
+		if (pvmemctl_is_ram(call->addr, call->length))
+			flags |= PVMEMCTL_SPLIT;
+		else if (pvmemctl_leaves(call->func_code) || call->length > PVMEMCTL_STEP)
+			ret = -EINVAL;
+	}
+	return ret ?: pvmemctl_call_buf(pm, buf, flags);
 }
 EXPORT_SYMBOL_GPL(pvmemctl_call);
 
+/* The device that serves kernel callers, with a reference, or NULL */
+static struct pvmemctl *pvmemctl_get_provider(void)
+{
+	struct pvmemctl *pm;
+
+	guard(rcu)();
+	pm = rcu_dereference(pvmemctl_provider);
+	return pm && kref_get_unless_zero(&pm->kref) ? pm : NULL;
+}
+
+static unsigned int pvmemctl_kernel_flags(void)
+{
+	if (preemptible() && !rcu_preempt_depth())
+		return PVMEMCTL_SPLIT | PVMEMCTL_MAY_SLEEP | PVMEMCTL_KILLABLE;
+	return PVMEMCTL_SPLIT;
+}
+
 /**
  * memctl_vmm_call - ask the host to change how it backs guest memory
- * @func_code: one of the MEMCTL_* function codes
+ * @func_code: one of the MEMCTL_* function codes, but not MEMCTL_VECTOR
  * @addr: guest-physical address, aligned to the host's page size
  * @length: number of bytes, a multiple of the host's page size
  * @arg: depends on @func_code
@@ -670,38 +991,98 @@ EXPORT_SYMBOL_GPL(pvmemctl_call);
  *	    a lost connection is restored later rather than waited for.
  * Return: 0 when the host answered, see memctl_ret_errno(); -ENODEV when there
  *	   is no device, -EINVAL for an unknown code or an empty, misaligned or
- *	   wrapping range, -EIO when the device does not answer, -E2BIG for
- *	   a range that is too long here, -EBUSY in NMI context, -EINTR when
- *	   a fatal signal came between two steps.
+ *	   wrapping range, -EIO when the device does not answer or answers
+ *	   nonsense, -E2BIG for a range that is too long here, -EBUSY in NMI
+ *	   context, -EINTR when a fatal signal came between two steps.
  */
 long memctl_vmm_call(__u64 func_code, __u64 addr, __u64 length, __u64 arg,
 		     struct memctl_buf *buf)
 {
-	unsigned int flags = PVMEMCTL_SPLIT;
+	const unsigned int flags = pvmemctl_kernel_flags();
 	struct pvmemctl *pm;
-	long ret;
-
-	if (preemptible() && !rcu_preempt_depth())
-		flags |= PVMEMCTL_MAY_SLEEP | PVMEMCTL_KILLABLE;
+	long ret = 0;
 
 	if (in_nmi())
 		return -EBUSY;
+	pm = pvmemctl_get_provider();
+	if (!pm)
+		return -ENODEV;
 
-	scoped_guard(rcu) {
-		pm = rcu_dereference(pvmemctl_provider);
-		if (!pm || !kref_get_unless_zero(&pm->kref))
-			return -ENODEV;
+	switch (func_code) {
+	case MEMCTL_INFO:
+	case MEMCTL_QUERY:
+		break;
+	case MEMCTL_VECTOR:
+		ret = -EINVAL;
+		break;
+	default:
+		ret = pvmemctl_known(func_code) ? pvmemctl_check_range(pm, addr, length) : -EINVAL;
+		if (!ret && !(flags & PVMEMCTL_MAY_SLEEP) && length > PVMEMCTL_STEP)
+			ret = -E2BIG;
 	}
+	if (!ret) {
+		buf->call = (struct memctl_vmm_call) {
+			.func_code = func_code, .addr = addr, .length = length, .arg = arg,
+		};
+		ret = pvmemctl_call_buf(pm, buf, flags);
+	}
+	pvmemctl_put(pm);
+	return ret;
+}
 
-	buf->call = (struct memctl_vmm_call) {
-		.func_code = func_code, .addr = addr, .length = length, .arg = arg,
+/**
+ * memctl_vmm_call_vec - the same for many ranges
+ * @func_code: one of the MEMCTL_* function codes, but not INFO, QUERY, VECTOR or
+ *	       SET_VMA_ANON_NAME
+ * @ranges: RAM that the caller owns, aligned as for memctl_vmm_call()
+ * @nr: how many
+ * @done: receives how many of @ranges, from the first one, the host has done
+ *
+ * Takes one doorbell for up to 256 ranges where the host can (protocol 1.1), and
+ * one for each elsewhere.  The host does them in order and stops at the first that
+ * fails, of which a part may have been changed.
+ *
+ * Context: Any but NMI.  In atomic context all ranges together are limited to
+ *	    1 GiB, and a lost connection is restored later rather than waited for.
+ * Return: 0 when the host has done all ranges; what it answered for the one that
+ *	   failed as a negative errno; or why it was not asked, as for
+ *	   memctl_vmm_call(): with -EINVAL and -E2BIG of those, @done is 0.
+ */
+long memctl_vmm_call_vec(__u64 func_code, const struct memctl_vmm_range *ranges,
+			 unsigned int nr, unsigned int *done)
+{
+	const unsigned int flags = pvmemctl_kernel_flags();
+	struct pvmemctl_walk walk = {
+		.func_code = func_code, .range = ranges, .nr = nr,
 	};
-	ret = pvmemctl_check(pm, &buf->call);
-	if (!ret && !(flags & PVMEMCTL_MAY_SLEEP) && func_code != MEMCTL_INFO &&
-	    length > PVMEMCTL_STEP)
+	struct memctl_buf buf;
+	struct pvmemctl *pm;
+	unsigned int i;
+	u64 total = 0;
+	long ret = 0;
+
+	*done = 0;
+	if (in_nmi())
+		return -EBUSY;
+	pm = pvmemctl_get_provider();
+	if (!pm)
+		return -ENODEV;
+
+	if (!pvmemctl_takes_table(func_code))
+		ret = -EINVAL;
+	for (i = 0; !ret && i < nr; i++) {
+		ret = pvmemctl_check_range(pm, ranges[i].addr, ranges[i].length);
+		if (check_add_overflow(total, ranges[i].length, &total))
+			total = U64_MAX;
+	}
+	if (!ret && !(flags & PVMEMCTL_MAY_SLEEP) && total > PVMEMCTL_STEP)
 		ret = -E2BIG;
-	if (!ret)
-		ret = pvmemctl_call_range(pm, buf, flags);
+	if (!ret) {
+		ret = pvmemctl_call_ranges(pm, &walk, &buf, flags);
+		if (!ret && walk.nr)
+			ret = memctl_ret_errno(&buf);
+		*done = nr - walk.nr;
+	}
 	pvmemctl_put(pm);
 	return ret;
 }
@@ -742,7 +1123,8 @@ static int pvmemctl_map_ram(void)
 
 /*
  * What a caller protected or locked must not outlive this kernel: the next one,
- * or its crash kernel, would fault on it.  A 1.0 host undoes nothing by itself.
+ * or its crash kernel, would fault on it.  A host of 1.0 undoes nothing by itself,
+ * one of 1.1 everything: then to disconnect is enough.
  */
 static int pvmemctl_undo(struct pvmemctl *pm, const struct pvmemctl_ram *ram,
 			 unsigned int flags)
@@ -761,6 +1143,8 @@ static int pvmemctl_undo(struct pvmemctl *pm, const struct pvmemctl_ram *ram,
 	int ret;
 
 	for (i = 0; i < ARRAY_SIZE(undo); i++) {
+		const u64 func_code = undo[i].func_code;
+
 		if (!test_bit(undo[i].left, &pm->left))
 			continue;
 		for (r = 0; r < ram->nr; r++) {
@@ -771,16 +1155,16 @@ static int pvmemctl_undo(struct pvmemctl *pm, const struct pvmemctl_ram *ram,
 			for (; addr < end; addr += length) {
 				length = min(end - addr, max(page, PVMEMCTL_UNDO_STEP));
 				buf.call = (struct memctl_vmm_call) {
-					.func_code = undo[i].func_code,
+					.func_code = func_code,
 					.addr = addr,
 					.length = length,
 				};
-				ret = pvmemctl_call_range(pm, &buf, flags);
+				ret = pvmemctl_call_buf(pm, &buf, flags);
 				if (ret)
 					return ret;
 				if (memctl_ret_errno(&buf))
 					dev_warn_ratelimited(pm->dev, "host did not undo %s at 0x%llx (errno %d); start the VM anew instead of another kernel in it\n",
-							     pvmemctl_names[undo[i].func_code],
+							     pvmemctl_names[pvmemctl_index(func_code)],
 							     addr, -memctl_ret_errno(&buf));
 			}
 		}
@@ -792,6 +1176,7 @@ static int pvmemctl_undo(struct pvmemctl *pm, const struct pvmemctl_ram *ram,
 /* Shut everybody out, then leave the host's memory as it was found */
 static void pvmemctl_leave(struct pvmemctl *pm, enum pvmemctl_state state)
 {
+	const unsigned int flags = PVMEMCTL_UNDO | PVMEMCTL_SPLIT | PVMEMCTL_MAY_SLEEP;
 	struct memctl_buf buf = { .call = { .func_code = MEMCTL_INFO } };
 	const struct pvmemctl_ram *ram;
 	bool connected;
@@ -809,7 +1194,9 @@ static void pvmemctl_leave(struct pvmemctl *pm, enum pvmemctl_state state)
 	connected = pm->state == PVMEMCTL_READY;
 	pvmemctl_quiesce(pm, state);
 	if (connected) {
-		if (pvmemctl_undo(pm, ram, PVMEMCTL_UNDO | PVMEMCTL_SPLIT | PVMEMCTL_MAY_SLEEP))
+		if (pm->minor)
+			WRITE_ONCE(pm->left, 0);	/* undone by what follows */
+		else if (pvmemctl_undo(pm, ram, flags))
 			dev_err(pm->dev, "device stopped answering, protections and locks stay; start the VM anew instead of another kernel in it\n");
 		pvmemctl_disconnect(pm);
 	}
@@ -819,7 +1206,7 @@ static void pvmemctl_leave(struct pvmemctl *pm, enum pvmemctl_state state)
  * No other CPU runs, whatever it was doing.  If that was a handshake, or the device
  * had forgotten its connections, shake hands once more.
  */
-static int pvmemctl_panic(struct notifier_block *nb, unsigned long action, void *data)
+VISIBLE_IF_KUNIT int pvmemctl_panic(struct notifier_block *nb, unsigned long action, void *data)
 {
 	const unsigned int flags = PVMEMCTL_UNDO | PVMEMCTL_SPLIT;
 	struct pvmemctl_ram *ram;
@@ -830,6 +1217,10 @@ static int pvmemctl_panic(struct notifier_block *nb, unsigned long action, void 
 	list_for_each_entry_rcu(pm, &pvmemctl_devices, list) {
 		if (!READ_ONCE(pm->left))
 			continue;
+		if (READ_ONCE(pm->minor)) {
+			pvmemctl_disconnect(pm);
+			continue;
+		}
 		if (READ_ONCE(pm->state) == PVMEMCTL_READY && !pvmemctl_undo(pm, ram, flags))
 			continue;
 		if (!pvmemctl_handshake(pm))
@@ -859,8 +1250,9 @@ static int pvmemctl_calls_show(struct seq_file *m, void *unused)
 	unsigned int func;
 	int cpu;
 
-	seq_printf(m, "# generation %u, host page size %llu bytes\n",
-		   READ_ONCE(pm->generation), READ_ONCE(pm->page_size));
+	seq_printf(m, "# generation %u, host page size %llu bytes, protocol %u.%u\n",
+		   READ_ONCE(pm->generation), READ_ONCE(pm->page_size),
+		   MEMCTL_PROTOCOL_MAJOR, READ_ONCE(pm->minor));
 	seq_puts(m, "# function           doorbells     failed unanswered        KiB\n");
 	for (func = 0; func < ARRAY_SIZE(pvmemctl_names); func++) {
 		struct pvmemctl_stats sum = {};
@@ -904,7 +1296,11 @@ VISIBLE_IF_KUNIT const char *pvmemctl_refusal(void)
 static void pvmemctl_free(struct kref *kref)
 {
 	struct pvmemctl *pm = container_of(kref, struct pvmemctl, kref);
+	int cpu;
 
+	if (pm->cpus)
+		for_each_possible_cpu(cpu)
+			kfree(per_cpu_ptr(pm->cpus, cpu)->table);
 	free_percpu(pm->cpus);
 	if (pm->wire)
 		free_pages_exact(pm->wire, array_size(nr_cpu_ids, sizeof(*pm->wire)));
@@ -953,7 +1349,7 @@ struct pvmemctl *pvmemctl_register(struct device *dev, const struct pvmemctl_ops
 {
 	const char *refusal = pvmemctl_refusal();
 	struct pvmemctl *pm;
-	int ret;
+	int cpu, ret;
 
 	if (refusal) {
 		dev_info(dev, "not used: %s\n", refusal);
@@ -975,6 +1371,17 @@ struct pvmemctl *pvmemctl_register(struct device *dev, const struct pvmemctl_ops
 	if (!pm->cpus || !pm->wire) {
 		ret = -ENOMEM;
 		goto err_put;
+	}
+	/* Whatever this host speaks: after a migration it may be another */
+	for_each_possible_cpu(cpu) {
+		struct pvmemctl_entry *table = kmalloc_node(PVMEMCTL_TABLE_SIZE, GFP_KERNEL,
+							    cpu_to_node(cpu));
+
+		if (!table) {
+			ret = -ENOMEM;
+			goto err_put;
+		}
+		per_cpu_ptr(pm->cpus, cpu)->table = table;
 	}
 
 	mutex_lock(&pm->connect_lock);

@@ -47,7 +47,10 @@ struct pvmemctl_chardev *pvmemctl_chardev_add(struct device *dev,
 void pvmemctl_chardev_remove(struct pvmemctl_chardev *cd);
 
 #if IS_ENABLED(CONFIG_KUNIT)
+struct notifier_block;
+
 const char *pvmemctl_refusal(void);
+int pvmemctl_panic(struct notifier_block *nb, unsigned long action, void *data);
 #endif
 
 #endif /* _PVMEMCTL_H */

@@ -26,6 +26,7 @@ TRACE_EVENT(pvmemctl_call,
 		__field(u64, func)
 		__field(u64, addr)
 		__field(u64, length)
+		__field(u64, arg)
 		__field(int, err)
 		__field(u32, host_errno)
 		__field(u32, host_code)
@@ -36,17 +37,18 @@ TRACE_EVENT(pvmemctl_call,
 		__entry->func		= call->func_code;
 		__entry->addr		= call->addr;
 		__entry->length		= call->length;
+		__entry->arg		= call->arg;
 		__entry->err		= err;
 		__entry->host_errno	= err ? 0 : ret->ret_errno;
 		__entry->host_code	= err ? 0 : ret->ret_code;
 		__entry->ns		= ns;
 	),
 
-	TP_printk("func=%s addr=0x%llx length=0x%llx err=%d errno=%u code=%u ns=%llu",
+	TP_printk("func=%s addr=0x%llx length=0x%llx arg=0x%llx err=%d errno=%u code=%u ns=%llu",
 		  __print_symbolic(__entry->func,
 				   PVMEMCTL_FUNCTIONS(PVMEMCTL_TRACE_NAME)
 				   { ~0UL, "?" }),
-		  __entry->addr, __entry->length, __entry->err,
+		  __entry->addr, __entry->length, __entry->arg, __entry->err,
 		  __entry->host_errno, __entry->host_code, __entry->ns)
 );
 

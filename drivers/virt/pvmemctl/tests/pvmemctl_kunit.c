@@ -2,10 +2,11 @@
 /*
  * KUnit tests of the pvmemctl core, against a device that is made up.
  *
- * struct fake is a device of wire protocol 1.0: it follows the specification, not
- * the driver, acts inside the write to its command register, and can be told to
- * misbehave.  It writes down every doorbell and does nothing to any memory but
- * the driver's buffers, so the addresses that tests ask for need not exist.
+ * struct fake is a device of wire protocol 1.0, or 1.1 where its answer to INFO says
+ * so: it follows the specification, not the driver, acts inside the write to its
+ * command register, and can be told to misbehave.  It writes down every doorbell
+ * and does nothing to any memory but the driver's buffers, so the addresses that
+ * tests ask for need not exist.
  *
  * Two things depend on the kernel that runs this:
  *
@@ -54,6 +55,7 @@ static_assert(offsetof(struct memctl_buf, call.length) == 16);
 static_assert(offsetof(struct memctl_buf, ret.ret_code) == 4);
 static_assert(offsetof(struct memctl_buf, ret.ret_value) == 8);
 static_assert(offsetof(struct memctl_buf, ret.arg0) == 16);
+static_assert(sizeof(struct memctl_vmm_range) == 16);
 static_assert(MEMCTL_CMD_RESET == 0x060FE6D2);
 static_assert(MEMCTL_CMD_REGISTER == 0x0E359539);
 static_assert(MEMCTL_CMD_READY == 0x0CA8D227);
@@ -62,12 +64,19 @@ static_assert(MEMCTL_ANSWER_ACK == 0x03CF5196);
 static_assert(MEMCTL_ANSWER_ERROR == 0x01FBA249);
 
 #define WIRE_SIZE	32
+#define ENTRY_SIZE	16
+
+/* What no host exceeds */
+#define ENTRIES		256
 
 /* What one doorbell of this driver carries at most */
 #define STEP		SZ_1G
 
 /* How often this driver tries before it gives up */
 #define ATTEMPTS	3
+
+/* How often in a row this driver lets a host stop before it did anything */
+#define STALLS		64
 
 /* Some address and page of a host */
 #define PAGE		((u64)SZ_4K)
@@ -79,13 +88,14 @@ static u64 ram_addr = ADDR;
 /* How long to wait for what comes from a work item */
 #define PATIENCE	(10 * HZ)
 
-/* A doorbell that reached the host */
+/* A doorbell that reached the host, or before it an entry of its table */
 struct doorbell {
 	u64 func;
 	u64 addr;
 	u64 length;
 	u64 arg;
 	bool done;			/* answered, with success */
+	u64 did;			/* bytes, of a range */
 };
 
 enum fake_state { FAKE_BROKEN, FAKE_REGISTERING, FAKE_READY };
@@ -110,11 +120,19 @@ struct fake {
 	u32 connection_mask;		/* bits missing in connection numbers */
 	u64 silent;			/* bit mask of functions that are not answered */
 	struct memctl_vmm_ret info;	/* answer to INFO */
+	struct memctl_vmm_ret query;	/* answer to QUERY */
 	struct memctl_vmm_ret ret;	/* answer to functions of ret_mask */
 	u64 ret_mask;
 	u64 border[2];			/* a request must not straddle these */
 	u64 bad;			/* a request must not contain this */
 	u64 longest;			/* a request must not be longer, if not 0 */
+	u64 most;			/* bytes of a doorbell, if not 0 */
+	u64 most_claim;			/* what it says instead, if not 0 */
+	u64 stop_after;			/* it stops after that many bytes, if not 0 */
+	unsigned int stalls;		/* so often it stops before it begins */
+	u64 fail_at;			/* a request fails there with ... */
+	u32 fail_errno;			/* ... if not 0 */
+	u64 granule;			/* what a request must be aligned to, if not 0 */
 	unsigned int reset_delay;	/* milliseconds */
 	void (*hook)(struct fake *fake, u32 command);	/* before it acts */
 	void *hook_data;
@@ -129,6 +147,9 @@ struct fake {
 	u32 *commands;			/* command register, the first max_commands */
 	unsigned int max_commands;
 	u8 request[WIRE_SIZE];		/* the last one, as it was in the buffer */
+	u8 table[ENTRIES * ENTRY_SIZE];	/* likewise */
+	u64 heaviest;			/* most bytes of a doorbell that it took */
+	u64 *tables;			/* physical, by CPU */
 	unsigned int nr_log;
 	struct doorbell log[1024];
 };
@@ -147,18 +168,32 @@ static bool fake_straddles(const struct doorbell *d, u64 border)
 	return d->addr < border && border < d->addr + d->length;
 }
 
-static struct memctl_vmm_ret fake_act(struct fake *fake, const struct doorbell *d)
+static bool fake_is_1_1(struct fake *fake)
+{
+	return fake->info.arg1 >= 1;
+}
+
+static void fake_log(struct fake *fake, const struct doorbell *d)
+{
+	if (fake->nr_log < ARRAY_SIZE(fake->log))
+		fake->log[fake->nr_log] = *d;
+	fake->nr_log++;
+}
+
+/* One range; @left is how many bytes it may do before it stops */
+static struct memctl_vmm_ret fake_range(struct fake *fake, struct doorbell *d, u64 *left)
 {
 	const u64 page = fake->info.ret_value;
+	u32 err = 0;
 	int i;
 
-	if (d->func == 0)
-		return fake->info;
-	if (d->func > 14)
+	if (!d->func || d->func > (fake_is_1_1(fake) ? 38 : 14) || (d->func > 14 && d->func < 33))
 		return fake_refuse(d, EOPNOTSUPP);
 	if (!d->length || !IS_ALIGNED(d->addr | d->length, page) ||
 	    d->addr + d->length < d->addr)
 		return fake_refuse(d, EINVAL);
+	if (fake->granule && !IS_ALIGNED(d->addr | d->length, fake->granule))
+		return (struct memctl_vmm_ret) { EINVAL, d->func, fake->granule };
 	for (i = 0; i < ARRAY_SIZE(fake->border); i++)
 		if (fake->border[i] && fake_straddles(d, fake->border[i]))
 			return fake_refuse(d, EINVAL);
@@ -166,9 +201,100 @@ static struct memctl_vmm_ret fake_act(struct fake *fake, const struct doorbell *
 		return fake_refuse(d, EINVAL);
 	if (fake->bad && d->addr <= fake->bad && fake->bad < d->addr + d->length)
 		return fake_refuse(d, EINVAL);
-	if (fake->ret_mask & BIT_ULL(d->func))
+	if (fake->ret_mask & BIT_ULL(d->func)) {
+		if (!fake->ret.ret_errno && !fake->ret.ret_code)
+			d->did = d->length;
 		return fake->ret;
-	return (struct memctl_vmm_ret) { };
+	}
+
+	d->did = d->length;
+	if (fake->fail_errno && d->addr <= fake->fail_at && fake->fail_at < d->addr + d->length) {
+		d->did = fake->fail_at - d->addr;
+		err = fake->fail_errno;
+	}
+	if (d->did > *left || !*left) {
+		d->did = *left;
+		err = EAGAIN;
+	}
+	*left -= d->did;
+	if (!err)
+		return (struct memctl_vmm_ret) { };
+	return (struct memctl_vmm_ret) { err, 0, fake_is_1_1(fake) ? d->did : 0 };
+}
+
+static struct memctl_vmm_ret fake_too_big(struct fake *fake, const struct doorbell *d)
+{
+	return (struct memctl_vmm_ret) { E2BIG, d->func, fake->most_claim ?: fake->most };
+}
+
+static struct memctl_vmm_ret fake_vector(struct fake *fake, struct doorbell *d, u64 *left)
+{
+	const u8 *table = phys_to_virt(d->addr);
+	struct memctl_vmm_ret ret = { };
+	bool tried = false;
+	u64 sum = 0;
+	unsigned int i;
+
+	if (!fake->query.arg0 || d->arg == 0 || d->arg == 6 || d->arg == 32 || d->arg == 39)
+		return fake_refuse(d, EOPNOTSUPP);
+	if (!d->length || d->length > min(fake->query.arg0, ENTRIES) ||
+	    !IS_ALIGNED(d->addr, ENTRY_SIZE))
+		return fake_refuse(d, EINVAL);
+	if (!fake->tables[raw_smp_processor_id()])
+		fake->tables[raw_smp_processor_id()] = d->addr;
+	if (fake->tables[raw_smp_processor_id()] != d->addr)
+		fake->errors++;
+
+	/* Once, before use */
+	memcpy(fake->table, table, d->length * ENTRY_SIZE);
+	for (i = 0; i < d->length; i++)
+		sum += get_unaligned_le64(fake->table + i * ENTRY_SIZE + 8);
+	if (fake->most && sum > fake->most)
+		return fake_too_big(fake, d);
+	fake->heaviest = max(fake->heaviest, sum);
+
+	for (i = 0; i < d->length; i++) {
+		struct doorbell e = {
+			.func	= d->arg,
+			.addr	= get_unaligned_le64(fake->table + i * ENTRY_SIZE),
+			.length	= get_unaligned_le64(fake->table + i * ENTRY_SIZE + 8),
+		};
+
+		ret = fake_range(fake, &e, left);
+		e.done = !ret.ret_errno && !ret.ret_code;
+		fake_log(fake, &e);
+		if (!e.done) {
+			tried |= !ret.ret_code;
+			return (struct memctl_vmm_ret) {
+				.ret_errno = ret.ret_errno,
+				.ret_code = tried ? 0 : d->func,
+				.ret_value = i,
+				.arg1 = ret.ret_code ? 0 : e.did,
+			};
+		}
+		tried = true;
+	}
+	return (struct memctl_vmm_ret) { .ret_value = i };
+}
+
+static struct memctl_vmm_ret fake_act(struct fake *fake, struct doorbell *d)
+{
+	u64 left = fake->stop_after ?: ~0ULL;
+
+	if (d->func == 0)
+		return fake->info;
+	if (fake_is_1_1(fake) && d->func == 32)
+		return fake->query;
+	if (fake->stalls && d->func != 32) {
+		fake->stalls--;
+		left = 0;
+	}
+	if (fake_is_1_1(fake) && d->func == 39)
+		return fake->ret_mask & BIT_ULL(39) ? fake->ret : fake_vector(fake, d, &left);
+	if (fake->most && d->length > fake->most)
+		return fake_too_big(fake, d);
+	fake->heaviest = max(fake->heaviest, d->length);
+	return fake_range(fake, d, &left);
 }
 
 static void fake_doorbell(struct fake *fake, u32 connection)
@@ -204,10 +330,10 @@ static void fake_doorbell(struct fake *fake, u32 connection)
 		put_unaligned_le64(ret.arg0, wire + 16);
 		put_unaligned_le64(ret.arg1, wire + 24);
 		d.done = !ret.ret_errno && !ret.ret_code && ret.arg0 != d.length;
+	} else {
+		d.did = 0;
 	}
-	if (fake->nr_log < ARRAY_SIZE(fake->log))
-		fake->log[fake->nr_log] = d;
-	fake->nr_log++;
+	fake_log(fake, &d);
 }
 
 static bool fake_register_buffer(struct fake *fake)
@@ -333,6 +459,7 @@ static void fake_clear_log(struct fake *fake)
 	guard(raw_spinlock_irqsave)(&fake->lock);
 	fake->nr_log = 0;
 	fake->rung = 0;
+	fake->heaviest = 0;
 }
 
 /* How often the host did @func */
@@ -388,9 +515,16 @@ static struct fake *fake_new(struct kunit *test, const char *name)
 	raw_spin_lock_init(&fake->lock);
 	fake->answer = MEMCTL_ANSWER_ERROR;
 	fake->info = (struct memctl_vmm_ret) { .ret_value = PAGE, .arg0 = 1 };
+	fake->query = (struct memctl_vmm_ret) {
+		.ret_value = GENMASK_ULL(39, 32) | GENMASK_ULL(14, 0),
+		.arg0 = ENTRIES,
+		.arg1 = SZ_2M,
+	};
 
 	fake->buffers = kunit_kcalloc(test, nr_cpu_ids, sizeof(*fake->buffers), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, fake->buffers);
+	fake->tables = kunit_kcalloc(test, nr_cpu_ids, sizeof(*fake->tables), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, fake->tables);
 	fake->owners = kunit_kcalloc(test, nr_cpu_ids, sizeof(*fake->owners), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, fake->owners);
 	fake->max_commands = nr_cpu_ids + 16;
@@ -435,6 +569,23 @@ static struct fake *fake_provider(struct kunit *test)
 {
 	need_provider_slot(test);
 	return fake_device(test);
+}
+
+/* The same, of protocol 1.1 */
+static struct fake *fake_device_1_1(struct kunit *test)
+{
+	struct fake *fake = fake_new(test, "pvmemctl-fake");
+
+	fake->info.arg1 = 1;
+	fake_start(test, fake);
+	fake_clear_log(fake);
+	return fake;
+}
+
+static struct fake *fake_provider_1_1(struct kunit *test)
+{
+	need_provider_slot(test);
+	return fake_device_1_1(test);
 }
 
 static int fake_call(struct fake *fake, u64 func, u64 addr, u64 length, struct memctl_buf *buf)
@@ -693,10 +844,10 @@ static void expect_in_order(struct kunit *test, struct fake *fake, u64 func, u64
 		struct doorbell *d = &fake->log[i];
 
 		KUNIT_EXPECT_LE(test, d->length, STEP);
-		if (!d->done || d->func != func)
+		if (!d->did || d->func != func)
 			continue;
 		KUNIT_EXPECT_EQ(test, d->addr, next);
-		next = d->addr + d->length;
+		next = d->addr + d->did;
 	}
 	KUNIT_EXPECT_EQ(test, next, addr + length);
 }
@@ -975,7 +1126,7 @@ static void expect_request(struct kunit *test, struct fake *fake, u64 code, u64 
 
 	put_unaligned_le64(code, wire);
 	put_unaligned_le64(addr, wire + 8);
-	put_unaligned_le64(code ? length : ~0ULL, wire + 16);
+	put_unaligned_le64(code == 0 || code == 32 ? ~0ULL : length, wire + 16);
 	put_unaligned_le64(arg, wire + 24);
 	KUNIT_EXPECT_EQ(test, fake->rung, 1);
 	KUNIT_EXPECT_MEMEQ(test, fake->request, wire, WIRE_SIZE);
@@ -1102,6 +1253,9 @@ static const struct nonsense {
 } nonsense[] = {
 	{ "code 15",			15,			ADDR,		PAGE },
 	{ "code 31",			31,			ADDR,		PAGE },
+	{ "code 40",			40,			ADDR,		PAGE },
+	{ "code 63",			63,			ADDR,		PAGE },
+	{ "high half of a new code",	BIT_ULL(32) | 33,	ADDR,		PAGE },
 	{ "high half of a code",	BIT_ULL(32) | 1,	ADDR,		PAGE },
 	{ "INFO with a high half",	BIT_ULL(63),		ADDR,		PAGE },
 	{ "code all ones",		~0ULL,			ADDR,		PAGE },
@@ -2321,6 +2475,1190 @@ static void reclaim_may_call(struct kunit *test)
 }
 
 /*
+ * Protocol 1.1: functions, answers
+ */
+
+static const struct function functions_1_1[] = {
+	{ "ZERO",		MEMCTL_ZERO,			33 },
+	{ "POPULATE",		MEMCTL_POPULATE,		34 },
+	{ "HUGEPAGE",		MEMCTL_HUGEPAGE,		35 },
+	{ "NOHUGEPAGE",		MEMCTL_NOHUGEPAGE,		36 },
+	{ "DODUMP",		MEMCTL_DODUMP,			37 },
+	{ "COLD",		MEMCTL_COLD,			38 },
+};
+
+KUNIT_ARRAY_PARAM_DESC(function_1_1, functions_1_1, desc);
+
+static void handshake_asks_for_the_table_size(struct kunit *test)
+{
+	struct fake *fake = fake_new(test, "pvmemctl-fake");
+
+	fake->info.arg1 = 1;
+	fake_start(test, fake);
+	KUNIT_ASSERT_EQ(test, fake->nr_log, 2);
+	KUNIT_EXPECT_EQ(test, fake->log[0].func, 0);
+	KUNIT_EXPECT_EQ(test, fake->log[1].func, 32);
+	KUNIT_EXPECT_EQ(test, fake->log[1].addr, 0);
+	KUNIT_EXPECT_EQ(test, fake->log[1].length, ~0ULL);
+	KUNIT_EXPECT_EQ(test, fake->log[1].arg, 0);
+}
+
+static void any_minor_will_do(struct kunit *test)
+{
+	static const u64 minors[] = { 0, 1, 2, U32_MAX, BIT_ULL(32), ~0ULL };
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(minors); i++) {
+		struct fake *fake = fake_new(test, "pvmemctl-fake");
+
+		fake->info.arg1 = minors[i];
+		fake_start(test, fake);
+		KUNIT_EXPECT_EQ(test, fake->nr_log, minors[i] ? 2 : 1);
+		KUNIT_EXPECT_EQ(test, fake_ask(fake, MEMCTL_ZERO), minors[i] ? 0 : -EOPNOTSUPP);
+		fake_unregister(fake);
+		kunit_device_unregister(test, fake->dev);
+	}
+}
+
+/* It must not be taken for one that does not answer, nor may it keep us */
+static void query_may_fail(struct kunit *test)
+{
+	struct fake *fake = fake_new(test, "pvmemctl-fake");
+
+	fake->info.arg1 = 1;
+	fake->query = (struct memctl_vmm_ret) { EPERM, MEMCTL_QUERY };
+	fake_start(test, fake);
+	KUNIT_EXPECT_EQ(test, fake->resets, 1);
+	KUNIT_EXPECT_EQ(test, fake_ask(fake, MEMCTL_ZERO), 0);
+	fake_unregister(fake);
+
+	fake->silent = BIT_ULL(MEMCTL_QUERY);
+	KUNIT_EXPECT_EQ(test, fake_register(fake), -EIO);
+	KUNIT_EXPECT_EQ(test, fake->resets, 1 + ATTEMPTS);
+}
+
+static void new_function_reaches_the_host(struct kunit *test)
+{
+	const struct function *f = test->param_value;
+	struct fake *fake = fake_provider_1_1(test);
+	struct memctl_buf buf = { .call = { f->func, ram_addr, 0x3000, 0x1122334455667788 } };
+
+	KUNIT_EXPECT_EQ(test, pvmemctl_call(fake->pm, &buf), 0);
+	KUNIT_EXPECT_EQ(test, memctl_ret_errno(&buf), 0);
+	expect_request(test, fake, f->code, ram_addr, 0x3000, 0x1122334455667788);
+
+	fake_clear_log(fake);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call(f->func, ADDR, 0x3000, 5, &buf), 0);
+	KUNIT_EXPECT_EQ(test, memctl_ret_errno(&buf), 0);
+	expect_request(test, fake, f->code, ADDR, 0x3000, 5);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call(f->func, ADDR, 0x3001, 5, &buf), -EINVAL);
+	KUNIT_EXPECT_EQ(test, fake->rung, 1);
+	KUNIT_EXPECT_EQ(test, fake->errors, 0);
+}
+
+static void old_host_does_not_know_it(struct kunit *test)
+{
+	const struct function *f = test->param_value;
+	struct fake *fake = fake_provider(test);
+	struct memctl_buf buf;
+
+	fake_clear_log(fake);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call(f->func, ADDR, PAGES * PAGE, 0, &buf), 0);
+	KUNIT_EXPECT_EQ(test, memctl_ret_errno(&buf), -EOPNOTSUPP);
+	KUNIT_EXPECT_EQ(test, buf.ret.ret_code, f->code);
+	KUNIT_EXPECT_EQ(test, fake->rung, 1);
+}
+
+static void query_needs_no_range(struct kunit *test)
+{
+	struct fake *fake = fake_provider_1_1(test);
+	struct memctl_buf buf = { .call = { MEMCTL_QUERY, 0x1001, 7, 0x2003 } };
+
+	KUNIT_EXPECT_EQ(test, pvmemctl_call(fake->pm, &buf), 0);
+	expect_request(test, fake, 32, 0x1001, 0, 0x2003);
+	KUNIT_EXPECT_EQ(test, memctl_ret_errno(&buf), 0);
+	KUNIT_EXPECT_EQ(test, buf.ret.ret_value, fake->query.ret_value);
+	KUNIT_EXPECT_EQ(test, buf.ret.arg0, ENTRIES);
+	KUNIT_EXPECT_EQ(test, buf.ret.arg1, SZ_2M);
+
+	fake_clear_log(fake);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call(MEMCTL_QUERY, 0, 0, 0, &buf), 0);
+	expect_request(test, fake, 32, 0, 0, 0);
+	fake_clear_log(fake);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call(MEMCTL_QUERY, ADDR, 0, 8ULL * STEP, &buf), 0);
+	expect_request(test, fake, 32, ADDR, 0, 8ULL * STEP);
+	KUNIT_EXPECT_EQ(test, fake->resets, 1);
+}
+
+static void old_host_does_not_know_query(struct kunit *test)
+{
+	struct fake *fake = fake_provider(test);
+	struct memctl_buf buf;
+
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call(MEMCTL_QUERY, 0, 0, 0, &buf), 0);
+	KUNIT_EXPECT_EQ(test, memctl_ret_errno(&buf), -EOPNOTSUPP);
+	KUNIT_EXPECT_EQ(test, buf.ret.ret_code, MEMCTL_QUERY);
+	KUNIT_EXPECT_EQ(test, fake->resets, 1);
+}
+
+static void step_is_learned(struct kunit *test)
+{
+	struct fake *fake = fake_provider_1_1(test);
+	struct memctl_buf buf;
+
+	fake->most = SZ_64K;
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call(MEMCTL_ZERO, ADDR, SZ_1M, 0, &buf), 0);
+	KUNIT_EXPECT_EQ(test, memctl_ret_errno(&buf), 0);
+	expect_in_order(test, fake, MEMCTL_ZERO, ADDR, SZ_1M);
+	KUNIT_EXPECT_EQ(test, fake->rung, 1 + SZ_1M / SZ_64K);
+
+	/* Remembered, for this function */
+	fake_clear_log(fake);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call(MEMCTL_ZERO, ADDR, SZ_1M, 0, &buf), 0);
+	expect_in_order(test, fake, MEMCTL_ZERO, ADDR, SZ_1M);
+	KUNIT_EXPECT_EQ(test, fake->rung, SZ_1M / SZ_64K);
+	fake->most = 0;
+	fake_clear_log(fake);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call(MEMCTL_COLD, ADDR, SZ_1M, 0, &buf), 0);
+	KUNIT_EXPECT_EQ(test, fake->rung, 1);
+
+	/* Until there is another host, which may have larger pages too */
+	fake->most = 3 * PAGE;
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call(MEMCTL_FREE, ADDR, SZ_1M, 0, &buf), 0);
+	fake->most = 0;
+	fake->info.ret_value = SZ_64K;
+	fake_forget(fake);
+	KUNIT_EXPECT_EQ(test, fake_ask(fake, MEMCTL_DONTNEED), -EINVAL);
+	fake_clear_log(fake);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call(MEMCTL_FREE, ADDR, SZ_1M, 0, &buf), 0);
+	KUNIT_EXPECT_EQ(test, memctl_ret_errno(&buf), 0);
+	KUNIT_EXPECT_EQ(test, fake->rung, 1);
+}
+
+static const struct claim {
+	const char *desc;
+	u64 most;
+} claims[] = {
+	{ "more than was sent",		SZ_2M },
+	{ "as much as was sent",	SZ_1M },
+	{ "not whole pages",		PAGE / 2 },
+	{ "odd",			3 * PAGE + 1 },
+	{ "all ones",			~0ULL },
+	{ "one page",			PAGE },
+};
+
+KUNIT_ARRAY_PARAM_DESC(claim, claims, desc);
+
+static void step_makes_sense(struct kunit *test)
+{
+	const struct claim *claim = test->param_value;
+	struct fake *fake = fake_provider_1_1(test);
+	struct memctl_buf buf;
+
+	fake->most = SZ_64K;
+	fake->most_claim = claim->most;
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call(MEMCTL_ZERO, ADDR, SZ_1M, 0, &buf), 0);
+	KUNIT_EXPECT_EQ(test, memctl_ret_errno(&buf), 0);
+	expect_in_order(test, fake, MEMCTL_ZERO, ADDR, SZ_1M);
+	KUNIT_EXPECT_LE(test, fake->rung, 1 + SZ_1M / PAGE);
+}
+
+/* In whatever way it says so */
+static void page_too_big_is_final(struct kunit *test)
+{
+	static const u64 values[] = { 0, 1, PAGE, SZ_64K, ~0ULL };
+	struct fake *fake = fake_provider_1_1(test);
+	struct memctl_buf buf;
+	unsigned int i;
+
+	fake->ret_mask = BIT_ULL(MEMCTL_ZERO);
+	for (i = 0; i < ARRAY_SIZE(values); i++) {
+		fake->ret = (struct memctl_vmm_ret) { E2BIG, MEMCTL_ZERO, values[i] };
+		fake_clear_log(fake);
+		KUNIT_EXPECT_EQ(test, memctl_vmm_call(MEMCTL_ZERO, ADDR, SZ_1M, 0, &buf), 0);
+		KUNIT_EXPECT_EQ(test, memctl_ret_errno(&buf), -E2BIG);
+		KUNIT_EXPECT_LE(test, fake->rung, search(SZ_1M / PAGE));
+	}
+}
+
+/* One piece or not at all */
+static void what_is_no_ram_is_not_made_smaller(struct kunit *test)
+{
+	struct fake *fake = fake_device_1_1(test);
+	struct memctl_buf buf;
+
+	fake->most = SZ_64K;
+	KUNIT_EXPECT_EQ(test, fake_call(fake, MEMCTL_ZERO, 0x123456780000, SZ_1M, &buf), 0);
+	KUNIT_EXPECT_EQ(test, memctl_ret_errno(&buf), -E2BIG);
+	KUNIT_EXPECT_EQ(test, buf.ret.ret_value, SZ_64K);
+	KUNIT_EXPECT_EQ(test, fake->rung, 1);
+}
+
+static void stopped_call_goes_on(struct kunit *test)
+{
+	struct fake *fake = fake_provider_1_1(test);
+	struct memctl_buf buf;
+	long ret;
+
+	fake->stop_after = 3 * PAGE;
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call(MEMCTL_ZERO, ADDR, PAGES * PAGE, 0, &buf), 0);
+	KUNIT_EXPECT_EQ(test, memctl_ret_errno(&buf), 0);
+	expect_in_order(test, fake, MEMCTL_ZERO, ADDR, PAGES * PAGE);
+	KUNIT_EXPECT_EQ(test, fake->rung, DIV_ROUND_UP(PAGES, 3));
+
+	fake_clear_log(fake);
+	scoped_guard(irqsave)
+		ret = memctl_vmm_call(MEMCTL_ZERO, ADDR, PAGES * PAGE, 0, &buf);
+	KUNIT_EXPECT_EQ(test, ret, 0);
+	KUNIT_EXPECT_EQ(test, memctl_ret_errno(&buf), 0);
+	expect_in_order(test, fake, MEMCTL_ZERO, ADDR, PAGES * PAGE);
+
+	/* Also what is no RAM, since it was begun */
+	fake_clear_log(fake);
+	KUNIT_EXPECT_EQ(test, fake_call(fake, MEMCTL_ZERO, 0x123456780000, 8 * PAGE, &buf), 0);
+	KUNIT_EXPECT_EQ(test, memctl_ret_errno(&buf), 0);
+	expect_in_order(test, fake, MEMCTL_ZERO, 0x123456780000, 8 * PAGE);
+	KUNIT_EXPECT_EQ(test, fake->resets, 1);
+}
+
+static void host_may_stop_before_it_begins(struct kunit *test)
+{
+	struct fake *fake = fake_provider_1_1(test);
+	struct memctl_buf buf;
+	long ret;
+
+	fake->stalls = STALLS;
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call(MEMCTL_ZERO, ADDR, PAGE, 0, &buf), 0);
+	KUNIT_EXPECT_EQ(test, memctl_ret_errno(&buf), 0);
+	KUNIT_EXPECT_EQ(test, fake->rung, STALLS + 1);
+
+	/* But not for ever */
+	fake->stalls = UINT_MAX;
+	fake_clear_log(fake);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call(MEMCTL_ZERO, ADDR, PAGE, 0, &buf), -EIO);
+	KUNIT_EXPECT_EQ(test, fake->rung, STALLS + 1);
+	fake_clear_log(fake);
+	scoped_guard(irqsave)
+		ret = memctl_vmm_call(MEMCTL_ZERO, ADDR, PAGE, 0, &buf);
+	KUNIT_EXPECT_EQ(test, ret, -EIO);
+	KUNIT_EXPECT_EQ(test, fake->rung, STALLS + 1);
+	KUNIT_EXPECT_EQ(test, fake->resets, 1);
+}
+
+/* mlock() for one has an EAGAIN of its own */
+static void old_host_does_not_stop(struct kunit *test)
+{
+	struct fake *fake = fake_provider(test);
+	struct memctl_buf buf;
+
+	fake->ret = (struct memctl_vmm_ret) { .ret_errno = EAGAIN };
+	fake->ret_mask = BIT(MEMCTL_FREE);
+	fake_clear_log(fake);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call(MEMCTL_FREE, ADDR, PAGES * PAGE, 0, &buf), 0);
+	KUNIT_EXPECT_EQ(test, memctl_ret_errno(&buf), -EAGAIN);
+	KUNIT_EXPECT_EQ(test, fake->rung, 1);
+}
+
+static int job_zero_killed(struct job *job)
+{
+	struct memctl_buf buf;
+
+	job_kill_self();
+	return fake_call(job->fake, MEMCTL_ZERO, job->addr, 2 * PAGE, &buf);
+}
+
+static void fatal_signal_ends_a_stopped_call(struct kunit *test)
+{
+	struct fake *fake = fake_device_1_1(test);
+
+	fake->stop_after = PAGE;
+	KUNIT_EXPECT_EQ(test, job_run_killed(test, fake, ram_addr, job_zero_killed), -EINTR);
+	KUNIT_EXPECT_EQ(test, fake->rung, 1);
+}
+
+static void granule_is_passed_on(struct kunit *test)
+{
+	struct fake *fake = fake_provider_1_1(test);
+	struct memctl_buf buf;
+
+	fake->granule = SZ_2M;
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call(MEMCTL_ZERO, ADDR, PAGES * PAGE, 0, &buf), 0);
+	KUNIT_EXPECT_EQ(test, memctl_ret_errno(&buf), -EINVAL);
+	KUNIT_EXPECT_EQ(test, buf.ret.ret_code, MEMCTL_ZERO);
+	KUNIT_EXPECT_EQ(test, buf.ret.ret_value, SZ_2M);
+	KUNIT_EXPECT_EQ(test, fake->rung, 1);
+
+	/* Also where the system call said so */
+	fake->granule = 0;
+	fake->ret = (struct memctl_vmm_ret) { EINVAL, 0, SZ_2M };
+	fake->ret_mask = BIT_ULL(MEMCTL_ZERO);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call(MEMCTL_ZERO, ADDR, PAGES * PAGE, 0, &buf), 0);
+	KUNIT_EXPECT_EQ(test, memctl_ret_errno(&buf), -EINVAL);
+	KUNIT_EXPECT_EQ(test, buf.ret.ret_value, SZ_2M);
+	KUNIT_EXPECT_EQ(test, fake->rung, 2);
+}
+
+static void failure_tells_what_was_done(struct kunit *test)
+{
+	struct fake *fake = fake_provider_1_1(test);
+	struct memctl_buf buf;
+	unsigned int i;
+
+	fake->most = 16 * PAGE;
+	fake->stop_after = 5 * PAGE;
+	fake->fail_errno = ENOMEM;
+	for (i = 0; i < PAGES; i++) {
+		fake->fail_at = ADDR + i * PAGE;
+		fake_clear_log(fake);
+		KUNIT_EXPECT_EQ(test, memctl_vmm_call(MEMCTL_ZERO, ADDR, PAGES * PAGE, 0, &buf), 0);
+		KUNIT_EXPECT_EQ(test, memctl_ret_errno(&buf), -ENOMEM);
+		KUNIT_EXPECT_EQ(test, buf.ret.ret_code, 0);
+		KUNIT_EXPECT_EQ(test, buf.ret.ret_value, i * PAGE);
+		expect_in_order(test, fake, MEMCTL_ZERO, ADDR, i * PAGE);
+	}
+}
+
+static void borders_are_found_between_stops(struct kunit *test)
+{
+	struct fake *fake = fake_provider_1_1(test);
+	struct memctl_buf buf;
+	unsigned int i;
+
+	fake->most = 24 * PAGE;
+	fake->stop_after = 7 * PAGE;
+	for (i = 1; i < PAGES; i++) {
+		fake->border[0] = ADDR + i * PAGE;
+		fake_clear_log(fake);
+		KUNIT_EXPECT_EQ(test, memctl_vmm_call(MEMCTL_ZERO, ADDR, PAGES * PAGE, 0, &buf), 0);
+		KUNIT_EXPECT_EQ(test, memctl_ret_errno(&buf), 0);
+		expect_in_order(test, fake, MEMCTL_ZERO, ADDR, PAGES * PAGE);
+		KUNIT_EXPECT_LE(test, fake->rung, search(PAGES) + PAGES / 7 + 2);
+	}
+}
+
+static const struct shape lies[] = {
+	{ "stopped at half a page",	{ EAGAIN, 0, PAGE / 2 },	-EIO },
+	{ "stopped at the end",		{ EAGAIN, 0, PAGES * PAGE },	-EIO },
+	{ "stopped behind the end",	{ EAGAIN, 0, SZ_1G },		-EIO },
+	{ "stopped at all ones",	{ EAGAIN, 0, ~0ULL },		-EIO },
+	{ "stopped for ever",		{ EAGAIN, 0, 0 },		-EIO },
+	{ "failed at half a page",	{ ENOMEM, 0, PAGE / 2 },	-EIO },
+	{ "failed at the end",		{ ENOMEM, 0, PAGES * PAGE },	-EIO },
+	{ "failed at all ones",		{ ENOMEM, 0, ~0ULL },		-EIO },
+};
+
+KUNIT_ARRAY_PARAM_DESC(lie, lies, desc);
+
+static void liar_is_found_out(struct kunit *test)
+{
+	const struct shape *lie = test->param_value;
+	struct fake *fake = fake_provider_1_1(test);
+	struct memctl_buf buf;
+
+	fake->ret = lie->ret;
+	fake->ret_mask = BIT_ULL(MEMCTL_ZERO);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call(MEMCTL_ZERO, ADDR, PAGES * PAGE, 0, &buf), lie->err);
+	KUNIT_EXPECT_LE(test, fake->rung, STALLS + 1);
+	KUNIT_EXPECT_EQ(test, fake->resets, 1);
+}
+
+static const struct shape finals[] = {
+	{ "EAGAIN of a policy",		{ EAGAIN, MEMCTL_ZERO, ~0ULL },	-EAGAIN },
+	{ "EAGAIN with a strange code",	{ EAGAIN, 77, PAGE },		-EAGAIN },
+	{ "E2BIG of a system call",	{ E2BIG, 0, PAGE },		-E2BIG },
+	{ "E2BIG with a strange code",	{ E2BIG, 77, PAGE },		-E2BIG },
+	{ "EPERM",			{ EPERM, MEMCTL_ZERO },		-EPERM },
+	{ "EBUSY",			{ EBUSY, MEMCTL_ZERO },		-EBUSY },
+	{ "ENOSPC",			{ ENOSPC, MEMCTL_ZERO },	-ENOSPC },
+	{ "code without errno",		{ 0, MEMCTL_ZERO, PAGE },	-EIO },
+};
+
+KUNIT_ARRAY_PARAM_DESC(final, finals, desc);
+
+static void other_answers_are_final(struct kunit *test)
+{
+	const struct shape *final = test->param_value;
+	struct fake *fake = fake_provider_1_1(test);
+	struct memctl_buf buf;
+
+	fake->ret = final->ret;
+	fake->ret_mask = BIT_ULL(MEMCTL_ZERO);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call(MEMCTL_ZERO, ADDR, PAGES * PAGE, 0, &buf), 0);
+	KUNIT_EXPECT_EQ(test, memctl_ret_errno(&buf), final->err);
+	KUNIT_EXPECT_EQ(test, fake->rung, 1);
+}
+
+/*
+ * Protocol 1.1: many ranges at once
+ */
+
+/* Ranges of one to five pages, none next to another */
+static struct memctl_vmm_range *new_ranges(struct kunit *test, unsigned int nr)
+{
+	struct memctl_vmm_range *ranges = kunit_kcalloc(test, nr, sizeof(*ranges), GFP_KERNEL);
+	unsigned int i;
+
+	KUNIT_ASSERT_NOT_NULL(test, ranges);
+	for (i = 0; i < nr; i++)
+		ranges[i] = (struct memctl_vmm_range) {
+			.addr = ADDR + i * SZ_64K, .length = (1 + i % 5) * PAGE,
+		};
+	return ranges;
+}
+
+/* The host did @func to the first @nr of @ranges and @part of the next, once, in order */
+static void expect_ranges(struct kunit *test, struct fake *fake, u64 func,
+			  const struct memctl_vmm_range *ranges, unsigned int nr, u64 part)
+{
+	unsigned int i, n = 0;
+	u64 offset = 0;
+
+	KUNIT_ASSERT_LE(test, fake->nr_log, ARRAY_SIZE(fake->log));
+	for (i = 0; i < fake->nr_log; i++) {
+		struct doorbell *d = &fake->log[i];
+
+		if (!d->did || d->func != func)
+			continue;
+		KUNIT_ASSERT_LE(test, n, nr);
+		KUNIT_EXPECT_EQ(test, d->addr, ranges[n].addr + offset);
+		offset += d->did;
+		KUNIT_EXPECT_LE(test, offset, ranges[n].length);
+		if (offset == ranges[n].length) {
+			n++;
+			offset = 0;
+		}
+	}
+	KUNIT_EXPECT_EQ(test, n, nr);
+	KUNIT_EXPECT_EQ(test, offset, part);
+}
+
+static void expect_table(struct kunit *test, struct fake *fake,
+			 const struct memctl_vmm_range *ranges, unsigned int nr)
+{
+	unsigned int i;
+
+	for (i = 0; i < nr; i++) {
+		u8 entry[ENTRY_SIZE];
+
+		put_unaligned_le64(ranges[i].addr, entry);
+		put_unaligned_le64(ranges[i].length, entry + 8);
+		KUNIT_EXPECT_MEMEQ(test, fake->table + i * ENTRY_SIZE, entry, ENTRY_SIZE);
+	}
+}
+
+static void one_doorbell_for_many_ranges(struct kunit *test)
+{
+	struct fake *fake = fake_provider_1_1(test);
+	struct memctl_vmm_range *ranges = new_ranges(test, ENTRIES);
+	unsigned int done = 7;
+
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_ZERO, ranges, ENTRIES, &done), 0);
+	KUNIT_EXPECT_EQ(test, done, ENTRIES);
+	KUNIT_EXPECT_EQ(test, fake->rung, 1);
+	expect_ranges(test, fake, MEMCTL_ZERO, ranges, ENTRIES, 0);
+	expect_table(test, fake, ranges, ENTRIES);
+	KUNIT_EXPECT_EQ(test, get_unaligned_le64(fake->request), 39);
+	KUNIT_EXPECT_EQ(test, get_unaligned_le64(fake->request + 16), ENTRIES);
+	KUNIT_EXPECT_EQ(test, get_unaligned_le64(fake->request + 24), 33);
+	KUNIT_EXPECT_EQ(test, fake->errors, 0);
+
+	/* And the same once more */
+	fake_clear_log(fake);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_FREE, ranges + 1, 2, &done), 0);
+	KUNIT_EXPECT_EQ(test, done, 2);
+	KUNIT_EXPECT_EQ(test, fake->rung, 1);
+	expect_table(test, fake, ranges + 1, 2);
+}
+
+static void one_range_needs_no_table(struct kunit *test)
+{
+	struct fake *fake = fake_provider_1_1(test);
+	struct memctl_vmm_range *ranges = new_ranges(test, 1);
+	unsigned int done = 7;
+
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_ZERO, ranges, 1, &done), 0);
+	KUNIT_EXPECT_EQ(test, done, 1);
+	expect_request(test, fake, 33, ranges->addr, ranges->length, 0);
+
+	fake_clear_log(fake);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_ZERO, ranges, 0, &done), 0);
+	KUNIT_EXPECT_EQ(test, done, 0);
+	KUNIT_EXPECT_EQ(test, fake->rung, 0);
+}
+
+static const struct table_size {
+	const char *desc;
+	u64 host;
+	unsigned int entries;
+} table_sizes[] = {
+	{ "none",		0,		1 },
+	{ "one",		1,		1 },
+	{ "two",		2,		2 },
+	{ "seventeen",		17,		17 },
+	{ "256",		256,		256 },
+	{ "257",		257,		256 },
+	{ "65536",		65536,		256 },
+	{ "2^32",		BIT_ULL(32),	256 },
+	{ "2^64 - 2",		~1ULL,		256 },
+};
+
+KUNIT_ARRAY_PARAM_DESC(table_size, table_sizes, desc);
+
+static void tables_are_as_long_as_the_host_takes(struct kunit *test)
+{
+	const struct table_size *size = test->param_value;
+	const unsigned int nr = 600;
+	struct memctl_vmm_range *ranges = new_ranges(test, nr);
+	unsigned int done;
+	struct fake *fake;
+
+	need_provider_slot(test);
+	fake = fake_new(test, "pvmemctl-fake");
+	fake->info.arg1 = 1;
+	fake->query.arg0 = size->host;
+	fake_start(test, fake);
+	fake_clear_log(fake);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_COLD, ranges, nr, &done), 0);
+	KUNIT_EXPECT_EQ(test, done, nr);
+	KUNIT_EXPECT_EQ(test, fake->rung, DIV_ROUND_UP(nr, size->entries));
+	expect_ranges(test, fake, MEMCTL_COLD, ranges, nr, 0);
+	KUNIT_EXPECT_EQ(test, fake->errors, 0);
+}
+
+static void old_host_gets_one_range_at_a_time(struct kunit *test)
+{
+	struct memctl_vmm_range *ranges = new_ranges(test, 40);
+	struct fake *fake = fake_provider(test);
+	unsigned int done;
+
+	fake_clear_log(fake);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_DONTNEED, ranges, 40, &done), 0);
+	KUNIT_EXPECT_EQ(test, done, 40);
+	KUNIT_EXPECT_EQ(test, fake->rung, 40);
+	expect_ranges(test, fake, MEMCTL_DONTNEED, ranges, 40, 0);
+
+	fake_clear_log(fake);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_ZERO, ranges, 40, &done), -EOPNOTSUPP);
+	KUNIT_EXPECT_EQ(test, done, 0);
+	KUNIT_EXPECT_EQ(test, fake->rung, 1);
+}
+
+static void host_may_not_know_tables(struct kunit *test)
+{
+	struct memctl_vmm_range *ranges = new_ranges(test, 40);
+	struct fake *fake = fake_provider_1_1(test);
+	unsigned int done;
+
+	fake->ret = (struct memctl_vmm_ret) { EOPNOTSUPP, MEMCTL_VECTOR };
+	fake->ret_mask = BIT_ULL(MEMCTL_VECTOR);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_DONTNEED, ranges, 40, &done), 0);
+	KUNIT_EXPECT_EQ(test, done, 40);
+	KUNIT_EXPECT_EQ(test, fake->rung, 41);
+	expect_ranges(test, fake, MEMCTL_DONTNEED, ranges, 40, 0);
+}
+
+static const struct shape table_refusals[] = {
+	{ "EPERM",			{ EPERM, MEMCTL_VECTOR },	-EPERM },
+	{ "EBUSY",			{ EBUSY, MEMCTL_VECTOR },	-EBUSY },
+	{ "EAGAIN of a policy",		{ EAGAIN, MEMCTL_VECTOR },	-EAGAIN },
+	{ "first range not supported",	{ EOPNOTSUPP, 0 },		-EOPNOTSUPP },
+	{ "code without errno",		{ 0, MEMCTL_VECTOR, 40 },	-EIO },
+	{ "errno all ones",		{ ~0U, MEMCTL_VECTOR },		-EIO },
+};
+
+KUNIT_ARRAY_PARAM_DESC(table_refusal, table_refusals, desc);
+
+static void refused_table_is_final(struct kunit *test)
+{
+	const struct shape *refusal = test->param_value;
+	struct memctl_vmm_range *ranges = new_ranges(test, 40);
+	struct fake *fake = fake_provider_1_1(test);
+	unsigned int done = 7;
+
+	fake->ret = refusal->ret;
+	fake->ret_mask = BIT_ULL(MEMCTL_VECTOR);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_DONTNEED, ranges, 40, &done),
+			refusal->err);
+	KUNIT_EXPECT_EQ(test, done, 0);
+	KUNIT_EXPECT_EQ(test, fake->rung, 1);
+}
+
+static void failed_range_is_counted(struct kunit *test)
+{
+	struct memctl_vmm_range *ranges = new_ranges(test, 40);
+	struct fake *fake = fake_provider_1_1(test);
+	unsigned int i, done;
+
+	fake->fail_errno = ENOMEM;
+	for (i = 0; i < 40; i++) {
+		/* In the middle, where there is one */
+		u64 part = round_down(ranges[i].length / 2, PAGE);
+
+		fake->fail_at = ranges[i].addr + part;
+		fake_clear_log(fake);
+		KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_FREE, ranges, 40, &done), -ENOMEM);
+		KUNIT_EXPECT_EQ(test, done, i);
+		KUNIT_EXPECT_EQ(test, fake->rung, 1);
+		expect_ranges(test, fake, MEMCTL_FREE, ranges, i, part);
+	}
+}
+
+static void failed_range_is_counted_on_an_old_host(struct kunit *test)
+{
+	struct memctl_vmm_range *ranges = new_ranges(test, 40);
+	struct fake *fake = fake_provider(test);
+	unsigned int i, done;
+
+	fake->fail_errno = ENOMEM;
+	for (i = 0; i < 40; i++) {
+		fake->fail_at = ranges[i].addr;
+		fake_clear_log(fake);
+		KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_FREE, ranges, 40, &done), -ENOMEM);
+		KUNIT_EXPECT_EQ(test, done, i);
+		expect_ranges(test, fake, MEMCTL_FREE, ranges, i, 0);
+	}
+}
+
+/* A refused range is asked for alone, and the others in tables again */
+static void border_in_a_table_is_found(struct kunit *test)
+{
+	struct memctl_vmm_range *ranges = new_ranges(test, 40);
+	struct fake *fake = fake_provider_1_1(test);
+	unsigned int i, done;
+
+	for (i = 0; i < 40; i++) {
+		if (ranges[i].length == PAGE)
+			continue;
+		fake->border[0] = ranges[i].addr + PAGE;
+		fake_clear_log(fake);
+		KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_FREE, ranges, 40, &done), 0);
+		KUNIT_EXPECT_EQ(test, done, 40);
+		KUNIT_EXPECT_LE(test, fake->rung, 2 + search(5));
+		expect_ranges(test, fake, MEMCTL_FREE, ranges, 40, 0);
+	}
+}
+
+static void bad_range_in_a_table_is_final(struct kunit *test)
+{
+	struct memctl_vmm_range *ranges = new_ranges(test, 40);
+	struct fake *fake = fake_provider_1_1(test);
+	unsigned int i, done;
+
+	for (i = 0; i < 40; i++) {
+		fake->bad = ranges[i].addr;
+		fake_clear_log(fake);
+		KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_FREE, ranges, 40, &done), -EINVAL);
+		KUNIT_EXPECT_EQ(test, done, i);
+		KUNIT_EXPECT_LE(test, fake->rung, 2 + search(5));
+		expect_ranges(test, fake, MEMCTL_FREE, ranges, i, 0);
+	}
+
+	fake->bad = 0;
+	fake->granule = SZ_64K;
+	ranges[0].length = SZ_64K;
+	fake_clear_log(fake);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_FREE, ranges, 40, &done), -EINVAL);
+	KUNIT_EXPECT_EQ(test, done, 1);
+	KUNIT_EXPECT_EQ(test, fake->rung, 2);
+}
+
+/* No range is good for a table, all are good alone */
+static void table_may_be_bad(struct kunit *test)
+{
+	struct memctl_vmm_range *ranges = new_ranges(test, 40);
+	struct fake *fake = fake_provider_1_1(test);
+	unsigned int done;
+
+	fake->ret = (struct memctl_vmm_ret) { EINVAL, MEMCTL_VECTOR };
+	fake->ret_mask = BIT_ULL(MEMCTL_VECTOR);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_FREE, ranges, 40, &done), 0);
+	KUNIT_EXPECT_EQ(test, done, 40);
+	KUNIT_EXPECT_LE(test, fake->rung, 2 * 40);
+	expect_ranges(test, fake, MEMCTL_FREE, ranges, 40, 0);
+}
+
+static void stopped_table_goes_on(struct kunit *test)
+{
+	struct memctl_vmm_range *ranges = new_ranges(test, 40);
+	struct fake *fake = fake_provider_1_1(test);
+	unsigned int i, done, atomic;
+	long ret;
+
+	for (i = 1; i <= 120; i++) {
+		fake->stop_after = i * PAGE;
+		fake_clear_log(fake);
+		KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_ZERO, ranges, 40, &done), 0);
+		KUNIT_EXPECT_EQ(test, done, 40);
+		KUNIT_EXPECT_EQ(test, fake->rung, DIV_ROUND_UP(120, i));
+		expect_ranges(test, fake, MEMCTL_ZERO, ranges, 40, 0);
+	}
+
+	fake->stop_after = 7 * PAGE;
+	fake->stalls = STALLS;
+	fake_clear_log(fake);
+	scoped_guard(irqsave)
+		ret = memctl_vmm_call_vec(MEMCTL_ZERO, ranges, 40, &atomic);
+	KUNIT_EXPECT_EQ(test, ret, 0);
+	KUNIT_EXPECT_EQ(test, atomic, 40);
+	expect_ranges(test, fake, MEMCTL_ZERO, ranges, 40, 0);
+	KUNIT_EXPECT_EQ(test, fake->resets, 1);
+	KUNIT_EXPECT_EQ(test, fake->errors, 0);
+}
+
+/* Never more bytes in a doorbell than it may carry, however they are spread */
+static void tables_are_as_heavy_as_the_host_takes(struct kunit *test)
+{
+	struct memctl_vmm_range *ranges = new_ranges(test, 40);
+	struct fake *fake = fake_provider_1_1(test);
+	unsigned int i, done;
+
+	for (i = 130; i; i--) {
+		fake->most = i * PAGE;
+		fake_clear_log(fake);
+		KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_ZERO, ranges, 40, &done), 0);
+		KUNIT_EXPECT_EQ(test, done, 40);
+		KUNIT_EXPECT_LE(test, fake->heaviest, fake->most);
+		KUNIT_EXPECT_LE(test, fake->rung, 1 + DIV_ROUND_UP(120, i));
+		expect_ranges(test, fake, MEMCTL_ZERO, ranges, 40, 0);
+	}
+
+	/* And what one doorbell carries at most, as long as the host does not say */
+	fake->most = 0;
+	for (i = 0; i < 4; i++)
+		ranges[i] = (struct memctl_vmm_range) { ADDR + i * STEP, STEP / 4 };
+	fake_clear_log(fake);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_FREE, ranges, 4, &done), 0);
+	KUNIT_EXPECT_EQ(test, fake->rung, 1);
+	KUNIT_EXPECT_EQ(test, fake->heaviest, STEP);
+	if (!IS_ENABLED(CONFIG_PREEMPT_COUNT))
+		return;
+	ranges[0].length = STEP + PAGE;
+	fake_clear_log(fake);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_FREE, ranges, 4, &done), 0);
+	KUNIT_EXPECT_EQ(test, done, 4);
+	KUNIT_EXPECT_EQ(test, fake->rung, 2);
+	KUNIT_EXPECT_LE(test, fake->heaviest, STEP);
+	expect_ranges(test, fake, MEMCTL_FREE, ranges, 4, 0);
+}
+
+static const struct shape table_claims[] = {
+	{ "none",			{ E2BIG, MEMCTL_VECTOR, 0 },		0 },
+	{ "all ones",			{ E2BIG, MEMCTL_VECTOR, ~0ULL },	0 },
+	{ "odd",			{ E2BIG, MEMCTL_VECTOR, 12345 },	0 },
+	{ "a page",			{ E2BIG, MEMCTL_VECTOR, PAGE },		0 },
+	{ "range too big",		{ E2BIG, 0 },				0 },
+};
+
+KUNIT_ARRAY_PARAM_DESC(table_claim, table_claims, desc);
+
+/* No table is small enough, all ranges are */
+static void table_may_be_too_big(struct kunit *test)
+{
+	const struct shape *claim = test->param_value;
+	struct memctl_vmm_range *ranges = new_ranges(test, 40);
+	struct fake *fake = fake_provider_1_1(test);
+	unsigned int done;
+
+	fake->ret = claim->ret;
+	fake->ret_mask = BIT_ULL(MEMCTL_VECTOR);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_FREE, ranges, 40, &done), 0);
+	KUNIT_EXPECT_EQ(test, done, 40);
+	KUNIT_EXPECT_LE(test, fake->rung, 256);
+	expect_ranges(test, fake, MEMCTL_FREE, ranges, 40, 0);
+}
+
+/* Of the 40 ranges of new_ranges() */
+static const struct shape table_lies[] = {
+	{ "done too few",		{ 0, 0, 39 },			-EIO },
+	{ "done none",			{ 0, 0, 0 },			-EIO },
+	{ "done too many",		{ 0, 0, 41 },			-EIO },
+	{ "done 2^32 too many",		{ 0, 0, BIT_ULL(32) | 40 },	-EIO },
+	{ "stopped at the end",		{ EAGAIN, 0, 40 },		-EIO },
+	{ "stopped behind the end",	{ EAGAIN, 0, 41 },		-EIO },
+	{ "stopped at 2^32",		{ EAGAIN, 0, BIT_ULL(32) },	-EIO },
+	{ "stopped at all ones",	{ EAGAIN, 0, ~0ULL },		-EIO },
+	{ "stopped at half a page",	{ EAGAIN, 0, 4, 0, PAGE / 2 },	-EIO },
+	{ "stopped at a range's end",	{ EAGAIN, 0, 4, 0, 5 * PAGE },	-EIO },
+	{ "stopped behind it",		{ EAGAIN, 0, 4, 0, ~0ULL & -PAGE }, -EIO },
+	{ "stopped for ever",		{ EAGAIN, 0, 0 },		-EIO },
+	{ "failed at the end",		{ ENOMEM, 0, 40 },		-EIO },
+	{ "failed at all ones",		{ ENOMEM, 0, ~0ULL, 0, ~0ULL },	-EIO },
+	{ "failed at half a page",	{ ENOMEM, 0, 4, 0, PAGE / 2 },	-EIO },
+};
+
+KUNIT_ARRAY_PARAM_DESC(table_lie, table_lies, desc);
+
+static void liar_is_found_out_by_a_table(struct kunit *test)
+{
+	const struct shape *lie = test->param_value;
+	struct memctl_vmm_range *ranges = new_ranges(test, 40);
+	struct fake *fake = fake_provider_1_1(test);
+	unsigned int done;
+
+	fake->ret = lie->ret;
+	fake->ret_mask = BIT_ULL(MEMCTL_VECTOR);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_ZERO, ranges, 40, &done), lie->err);
+	KUNIT_EXPECT_EQ(test, done, 0);
+	KUNIT_EXPECT_LE(test, fake->rung, STALLS + 1);
+	KUNIT_EXPECT_EQ(test, fake->resets, 1);
+}
+
+static void table_of_nonsense_does_not_reach_the_host(struct kunit *test)
+{
+	static const u64 refused[] = {
+		MEMCTL_INFO, MEMCTL_QUERY, MEMCTL_VECTOR, MEMCTL_SET_VMA_ANON_NAME,
+		15, 31, 40, BIT_ULL(32) | MEMCTL_FREE, ~0ULL,
+	};
+	static const struct memctl_vmm_range bad[] = {
+		{ ADDR, 0 }, { ADDR + 1, PAGE }, { ADDR, PAGE + 1 }, { -PAGE, 2 * PAGE },
+		{ ADDR, ~0ULL }, { 0, 0 },
+	};
+	struct memctl_vmm_range *ranges = new_ranges(test, 40);
+	struct fake *fake = fake_provider_1_1(test);
+	struct memctl_buf buf;
+	unsigned int i, done;
+
+	for (i = 0; i < ARRAY_SIZE(refused); i++) {
+		done = 7;
+		KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(refused[i], ranges, 40, &done), -EINVAL);
+		KUNIT_EXPECT_EQ(test, done, 0);
+	}
+	for (i = 0; i < 2 * ARRAY_SIZE(bad); i++) {
+		struct memctl_vmm_range *range = &ranges[i % 2 ? 39 : 17];
+		const struct memctl_vmm_range good = *range;
+
+		*range = bad[i / 2];
+		done = 7;
+		KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_FREE, ranges, 40, &done), -EINVAL);
+		KUNIT_EXPECT_EQ(test, done, 0);
+		*range = good;
+	}
+	/* A kernel caller has no table of its own */
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call(MEMCTL_VECTOR, ADDR, 1, MEMCTL_FREE, &buf), -EINVAL);
+	KUNIT_EXPECT_EQ(test, fake->rung, 0);
+}
+
+static void without_device_no_range_is_done(struct kunit *test)
+{
+	struct memctl_vmm_range *ranges = new_ranges(test, 2);
+	unsigned int done = 7;
+
+	need_provider_slot(test);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_FREE, ranges, 2, &done), -ENODEV);
+	KUNIT_EXPECT_EQ(test, done, 0);
+}
+
+static void atomic_ranges_are_limited(struct kunit *test)
+{
+	struct memctl_vmm_range *ranges = new_ranges(test, 3);
+	struct fake *fake = fake_provider_1_1(test);
+	unsigned int done[4] = { 7, 7, 7, 7 };
+	long ret[4];
+
+	ranges[0].length = STEP - PAGE;
+	ranges[1] = (struct memctl_vmm_range) { 8ULL * STEP, PAGE };
+	ranges[2] = (struct memctl_vmm_range) { 9ULL * STEP, PAGE };
+	scoped_guard(irqsave) {
+		ret[0] = memctl_vmm_call_vec(MEMCTL_FREE, ranges, 3, &done[0]);
+		ret[1] = memctl_vmm_call_vec(MEMCTL_FREE, ranges, 2, &done[1]);
+		ranges[1].length = -16ULL * STEP;
+		ret[2] = memctl_vmm_call_vec(MEMCTL_FREE, ranges, 2, &done[2]);
+		ranges[0] = ranges[1];
+		ret[3] = memctl_vmm_call_vec(MEMCTL_FREE, ranges, 2, &done[3]);
+	}
+	KUNIT_EXPECT_EQ(test, ret[0], -E2BIG);
+	KUNIT_EXPECT_EQ(test, done[0], 0);
+	KUNIT_EXPECT_EQ(test, ret[1], 0);
+	KUNIT_EXPECT_EQ(test, done[1], 2);
+	KUNIT_EXPECT_EQ(test, ret[2], -E2BIG);
+	KUNIT_EXPECT_EQ(test, done[2], 0);
+	KUNIT_EXPECT_EQ(test, ret[3], -E2BIG);
+	KUNIT_EXPECT_EQ(test, done[3], 0);
+	KUNIT_EXPECT_EQ(test, fake->rung, 1);
+}
+
+static void table_survives_a_lost_connection(struct kunit *test)
+{
+	struct memctl_vmm_range *ranges = new_ranges(test, 40);
+	struct fake *fake = fake_provider_1_1(test);
+	struct watcher *w = watch(test);
+	unsigned int done;
+	long ret;
+
+	fake_forget(fake);
+	ret = memctl_vmm_call_vec(MEMCTL_FREE, ranges, 40, &done);
+	if (IS_ENABLED(CONFIG_PREEMPT_COUNT)) {
+		KUNIT_EXPECT_EQ(test, ret, 0);
+		KUNIT_EXPECT_EQ(test, done, 40);
+	} else {
+		KUNIT_EXPECT_EQ(test, ret, -EIO);
+		KUNIT_EXPECT_EQ(test, done, 0);
+	}
+	KUNIT_EXPECT_TRUE(test, watcher_wait(w, PVMEMCTL_RESET));
+
+	/* Without one half way it is known what was done */
+	fake->stop_after = 10 * PAGE;
+	scoped_guard(irqsave) {
+		fake_clear_log(fake);
+		fake->most = 0;
+		ret = memctl_vmm_call_vec(MEMCTL_FREE, ranges, 3, &done);
+		fake_forget(fake);
+		ret = ret ?: memctl_vmm_call_vec(MEMCTL_FREE, ranges, 40, &done);
+	}
+	KUNIT_EXPECT_EQ(test, ret, -EIO);
+	KUNIT_EXPECT_EQ(test, done, 0);
+	expect_ranges(test, fake, MEMCTL_FREE, ranges, 3, 0);
+}
+
+/* After a migration or a restored snapshot */
+static void other_host_may_speak_another_minor(struct kunit *test)
+{
+	struct memctl_vmm_range *ranges = new_ranges(test, 40);
+	struct fake *fake = fake_provider(test);
+	unsigned int done;
+
+	fake->info.arg1 = 1;
+	fake_forget(fake);
+	KUNIT_EXPECT_EQ(test, fake_ask(fake, MEMCTL_ZERO), 0);
+	fake_clear_log(fake);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_FREE, ranges, 40, &done), 0);
+	KUNIT_EXPECT_EQ(test, fake->rung, 1);
+
+	fake->info.arg1 = 0;
+	fake_forget(fake);
+	KUNIT_EXPECT_EQ(test, fake_ask(fake, MEMCTL_ZERO), -EOPNOTSUPP);
+	fake_clear_log(fake);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_FREE, ranges, 40, &done), 0);
+	KUNIT_EXPECT_EQ(test, fake->rung, 40);
+	expect_ranges(test, fake, MEMCTL_FREE, ranges, 40, 0);
+
+	/* With a table on its way */
+	if (!IS_ENABLED(CONFIG_PREEMPT_COUNT))
+		return;
+	fake->info.arg1 = 1;
+	fake_forget(fake);
+	KUNIT_EXPECT_EQ(test, fake_ask(fake, MEMCTL_ZERO), 0);
+	fake->info.arg1 = 0;
+	fake_forget(fake);
+	fake_clear_log(fake);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_FREE, ranges, 40, &done), 0);
+	KUNIT_EXPECT_EQ(test, done, 40);
+	expect_ranges(test, fake, MEMCTL_FREE, ranges, 40, 0);
+}
+
+static void every_cpu_asks_for_ranges(void *data)
+{
+	const u64 addr = ADDR + smp_processor_id() * SZ_1M;
+	const struct memctl_vmm_range ranges[] = {
+		{ addr, PAGE }, { addr + 2 * PAGE, 3 * PAGE }, { addr + 8 * PAGE, PAGE },
+	};
+	struct every_cpu *e = data;
+	unsigned int done;
+
+	if (memctl_vmm_call_vec(MEMCTL_ZERO, ranges, ARRAY_SIZE(ranges), &done) ||
+	    done != ARRAY_SIZE(ranges))
+		atomic_inc(&e->failed);
+	atomic_inc(&e->calls);
+}
+
+static void every_cpu_has_its_own_table(struct kunit *test)
+{
+	struct fake *fake = fake_provider_1_1(test);
+	struct every_cpu e = { };
+	unsigned int i, j;
+
+	on_each_cpu(every_cpu_asks_for_ranges, &e, true);
+	KUNIT_EXPECT_EQ(test, atomic_read(&e.failed), 0);
+	KUNIT_EXPECT_EQ(test, fake->rung, atomic_read(&e.calls));
+	KUNIT_EXPECT_EQ(test, fake_did(fake, MEMCTL_ZERO), 3 * atomic_read(&e.calls));
+	KUNIT_EXPECT_EQ(test, fake->errors, 0);
+	for_each_online_cpu(i) {
+		KUNIT_EXPECT_NE(test, fake->tables[i], 0);
+		for (j = 0; j < i; j++)
+			KUNIT_EXPECT_GE(test, abs_diff(fake->tables[i], fake->tables[j]),
+					ENTRIES * ENTRY_SIZE);
+	}
+}
+
+/* The character device passes a table on, and the answer to it */
+static void device_call_passes_a_table_on(struct kunit *test)
+{
+	static const struct memctl_vmm_ret answers[] = {
+		{ 0, 0, 3 },
+		{ EAGAIN, 0, 1, 0, PAGE },
+		{ ENOMEM, 0, 2 },
+		{ EINVAL, MEMCTL_VECTOR },
+		{ E2BIG, MEMCTL_VECTOR, PAGE },
+		{ ~0U, ~0U, ~0ULL, 0, ~0ULL },
+	};
+	u64 ram = need_ram(test, SZ_4K);
+	struct fake *fake = fake_device_1_1(test);
+	struct memctl_buf buf;
+	unsigned int i;
+
+	fake->ret_mask = BIT_ULL(MEMCTL_VECTOR);
+	for (i = 0; i < ARRAY_SIZE(answers); i++) {
+		fake->ret = answers[i];
+		fake_clear_log(fake);
+		buf.call = (struct memctl_vmm_call) { MEMCTL_VECTOR, ram + 16, 3, MEMCTL_FREE };
+		KUNIT_EXPECT_EQ(test, pvmemctl_call(fake->pm, &buf), 0);
+		expect_request(test, fake, 39, ram + 16, 3, MEMCTL_FREE);
+		KUNIT_EXPECT_MEMEQ(test, &buf.ret, &answers[i], sizeof(buf.ret));
+	}
+	KUNIT_EXPECT_EQ(test, fake->resets, 1);
+
+	/* A whole one, and an old host */
+	buf.call = (struct memctl_vmm_call) { MEMCTL_VECTOR, ram, ENTRIES, MEMCTL_MUNLOCK };
+	KUNIT_EXPECT_EQ(test, pvmemctl_call(fake->pm, &buf), 0);
+	fake->info.arg1 = 0;
+	buf.call = (struct memctl_vmm_call) { MEMCTL_VECTOR, ram, 1, MEMCTL_FREE };
+	KUNIT_EXPECT_EQ(test, pvmemctl_call(fake->pm, &buf), 0);
+	KUNIT_EXPECT_EQ(test, memctl_ret_errno(&buf), -EOPNOTSUPP);
+}
+
+static const struct bad_table {
+	const char *desc;
+	u64 offset;			/* from RAM */
+	u64 entries;
+	u64 func;
+} bad_tables[] = {
+	{ "no entries",			0,	0,		MEMCTL_FREE },
+	{ "too many entries",		0,	257,		MEMCTL_FREE },
+	{ "2^32 + 1 entries",		0,	BIT_ULL(32) | 1, MEMCTL_FREE },
+	{ "2^60 entries",		0,	BIT_ULL(60),	MEMCTL_FREE },
+	{ "entries all ones",		0,	~0ULL,		MEMCTL_FREE },
+	{ "misaligned",			8,	1,		MEMCTL_FREE },
+	{ "no RAM",			BIT_ULL(46),	1,		MEMCTL_FREE },
+	{ "INFO",			0,	1,		MEMCTL_INFO },
+	{ "QUERY",			0,	1,		MEMCTL_QUERY },
+	{ "VECTOR",			0,	1,		MEMCTL_VECTOR },
+	{ "SET_VMA_ANON_NAME",		0,	1,		MEMCTL_SET_VMA_ANON_NAME },
+	{ "MLOCK",			0,	1,		MEMCTL_MLOCK },
+	{ "MPROTECT_NONE",		0,	1,		MEMCTL_MPROTECT_NONE },
+	{ "MPROTECT_R",			0,	1,		MEMCTL_MPROTECT_R },
+	{ "MPROTECT_W",			0,	1,		MEMCTL_MPROTECT_W },
+	{ "code 15",			0,	1,		15 },
+	{ "code 40",			0,	1,		40 },
+	{ "high half of a code",	0,	1,		BIT_ULL(32) | 1 },
+};
+
+KUNIT_ARRAY_PARAM_DESC(bad_table, bad_tables, desc);
+
+static void bad_table_does_not_reach_the_host(struct kunit *test)
+{
+	const struct bad_table *bad = test->param_value;
+	u64 ram = need_ram(test, SZ_8K);
+	struct fake *fake = fake_device_1_1(test);
+	struct memctl_buf buf = {
+		.call = { MEMCTL_VECTOR, ram + bad->offset, bad->entries, bad->func },
+	};
+
+	/* Should it, then the table is not looked at */
+	fake->ret_mask = BIT_ULL(MEMCTL_VECTOR);
+	KUNIT_EXPECT_EQ(test, pvmemctl_call(fake->pm, &buf), -EINVAL);
+	KUNIT_EXPECT_EQ(test, fake->rung, 0);
+}
+
+/*
+ * What is left behind in a host of 1.1: nothing, it undoes everything
+ */
+
+static void new_host_undoes_it_itself(struct kunit *test)
+{
+	struct memctl_vmm_range *ranges = new_ranges(test, 40);
+	struct fake *fake = fake_provider_1_1(test);
+	unsigned int done;
+
+	KUNIT_EXPECT_EQ(test, fake_ask(fake, MEMCTL_MPROTECT_NONE), 0);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_MLOCK, ranges, 40, &done), 0);
+	fake_leave(test, fake);
+	KUNIT_EXPECT_EQ(test, fake->disconnects, 1);
+	KUNIT_EXPECT_EQ(test, fake->rung, fake_did(fake, MEMCTL_INFO));
+
+	/* Once is enough */
+	fake_clear_log(fake);
+	fake_unregister(fake);
+	KUNIT_EXPECT_EQ(test, fake->rung, 0);
+	KUNIT_EXPECT_EQ(test, fake->resets, 1);
+}
+
+/* It goes by who is there when the driver leaves */
+static void undoing_follows_the_host(struct kunit *test)
+{
+	struct fake *fake;
+
+	need_ram(test, PAGE);
+	fake = fake_device_1_1(test);
+	KUNIT_EXPECT_EQ(test, fake_ask(fake, MEMCTL_MLOCK), 0);
+	fake->info.arg1 = 0;
+	fake_forget(fake);
+	fake_leave(test, fake);
+	expect_undone(test, fake, MEMCTL_MUNLOCK);
+	KUNIT_EXPECT_EQ(test, fake->resets, 2);
+}
+
+static void ranges_of_a_table_are_undone(struct kunit *test)
+{
+	struct memctl_vmm_range *ranges = new_ranges(test, 40);
+	struct fake *fake;
+	unsigned int done;
+
+	need_ram(test, PAGE);
+	fake = fake_provider_1_1(test);
+	KUNIT_EXPECT_EQ(test, memctl_vmm_call_vec(MEMCTL_MPROTECT_NONE, ranges, 40, &done), 0);
+	KUNIT_EXPECT_EQ(test, fake->rung, 1);
+	fake->info.arg1 = 0;
+	fake_forget(fake);
+	fake_leave(test, fake);
+	expect_undone(test, fake, MEMCTL_MPROTECT_RW);
+}
+
+/* The hook may ring devices of this machine too, when there are any */
+static void fake_panic(struct kunit *test, struct fake *fake)
+{
+	need_provider_slot(test);
+	KUNIT_ASSERT_EQ(test, 0, fake_register(fake));
+	KUNIT_EXPECT_EQ(test, fake_ask(fake, MEMCTL_MPROTECT_NONE), 0);
+	fake_clear_log(fake);
+	scoped_guard(irqsave)
+		pvmemctl_panic(NULL, 0, NULL);
+}
+
+static void panic_undoes(struct kunit *test)
+{
+	struct fake *fake = fake_new(test, "pvmemctl-fake");
+
+	need_ram(test, PAGE);
+	fake_panic(test, fake);
+	expect_undone(test, fake, MEMCTL_MPROTECT_RW);
+	KUNIT_EXPECT_EQ(test, fake->disconnects, 0);
+	KUNIT_EXPECT_EQ(test, fake->errors, 0);
+}
+
+static void panic_disconnects_from_a_new_host(struct kunit *test)
+{
+	struct fake *fake = fake_new(test, "pvmemctl-fake");
+
+	fake->info.arg1 = 1;
+	fake_panic(test, fake);
+	KUNIT_EXPECT_EQ(test, fake->rung, 0);
+	KUNIT_EXPECT_EQ(test, fake->disconnects, 1);
+	KUNIT_EXPECT_EQ(test, fake->state, FAKE_BROKEN);
+}
+
+static void panic_leaves_alone_what_left_nothing(struct kunit *test)
+{
+	struct fake *fake = fake_provider_1_1(test);
+	unsigned int before;
+
+	KUNIT_EXPECT_EQ(test, fake_ask(fake, MEMCTL_ZERO), 0);
+	before = fake->writes;
+	scoped_guard(irqsave)
+		pvmemctl_panic(NULL, 0, NULL);
+	KUNIT_EXPECT_EQ(test, fake->writes, before);
+}
+
+/*
  * Coming and going
  */
 
@@ -2643,6 +3981,58 @@ static struct kunit_case pvmemctl_cases[] = {
 	KUNIT_CASE(undoing_does_not_mind_signals),
 	KUNIT_CASE(call_during_unregister_is_undone),
 	KUNIT_CASE(protection_puts_panic_notifiers_first),
+
+	KUNIT_CASE(handshake_asks_for_the_table_size),
+	KUNIT_CASE(any_minor_will_do),
+	KUNIT_CASE(query_may_fail),
+	KUNIT_CASE_PARAM(new_function_reaches_the_host, function_1_1_gen_params),
+	KUNIT_CASE_PARAM(old_host_does_not_know_it, function_1_1_gen_params),
+	KUNIT_CASE(query_needs_no_range),
+	KUNIT_CASE(old_host_does_not_know_query),
+	KUNIT_CASE(step_is_learned),
+	KUNIT_CASE_PARAM(step_makes_sense, claim_gen_params),
+	KUNIT_CASE(page_too_big_is_final),
+	KUNIT_CASE(what_is_no_ram_is_not_made_smaller),
+	KUNIT_CASE(stopped_call_goes_on),
+	KUNIT_CASE(host_may_stop_before_it_begins),
+	KUNIT_CASE(old_host_does_not_stop),
+	KUNIT_CASE(fatal_signal_ends_a_stopped_call),
+	KUNIT_CASE(granule_is_passed_on),
+	KUNIT_CASE(failure_tells_what_was_done),
+	KUNIT_CASE(borders_are_found_between_stops),
+	KUNIT_CASE_PARAM(liar_is_found_out, lie_gen_params),
+	KUNIT_CASE_PARAM(other_answers_are_final, final_gen_params),
+
+	KUNIT_CASE(one_doorbell_for_many_ranges),
+	KUNIT_CASE(one_range_needs_no_table),
+	KUNIT_CASE_PARAM(tables_are_as_long_as_the_host_takes, table_size_gen_params),
+	KUNIT_CASE(old_host_gets_one_range_at_a_time),
+	KUNIT_CASE(host_may_not_know_tables),
+	KUNIT_CASE_PARAM(refused_table_is_final, table_refusal_gen_params),
+	KUNIT_CASE(failed_range_is_counted),
+	KUNIT_CASE(failed_range_is_counted_on_an_old_host),
+	KUNIT_CASE(border_in_a_table_is_found),
+	KUNIT_CASE(bad_range_in_a_table_is_final),
+	KUNIT_CASE(table_may_be_bad),
+	KUNIT_CASE(stopped_table_goes_on),
+	KUNIT_CASE(tables_are_as_heavy_as_the_host_takes),
+	KUNIT_CASE_PARAM(table_may_be_too_big, table_claim_gen_params),
+	KUNIT_CASE_PARAM(liar_is_found_out_by_a_table, table_lie_gen_params),
+	KUNIT_CASE(table_of_nonsense_does_not_reach_the_host),
+	KUNIT_CASE(without_device_no_range_is_done),
+	KUNIT_CASE(atomic_ranges_are_limited),
+	KUNIT_CASE(table_survives_a_lost_connection),
+	KUNIT_CASE(other_host_may_speak_another_minor),
+	KUNIT_CASE(every_cpu_has_its_own_table),
+	KUNIT_CASE(device_call_passes_a_table_on),
+	KUNIT_CASE_PARAM(bad_table_does_not_reach_the_host, bad_table_gen_params),
+
+	KUNIT_CASE_PARAM(new_host_undoes_it_itself, leave_gen_params),
+	KUNIT_CASE_PARAM(undoing_follows_the_host, leave_gen_params),
+	KUNIT_CASE_PARAM(ranges_of_a_table_are_undone, leave_gen_params),
+	KUNIT_CASE(panic_undoes),
+	KUNIT_CASE(panic_disconnects_from_a_new_host),
+	KUNIT_CASE(panic_leaves_alone_what_left_nothing),
 
 	KUNIT_CASE(suspend_holds_calls_off),
 	KUNIT_CASE(consumers_learn_of_a_resume),
