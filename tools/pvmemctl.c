@@ -34,15 +34,23 @@ static const char * const functions[] = {
 	[MEMCTL_MPROTECT_RW]		= "mprotect-rw",
 	[MEMCTL_MERGEABLE]		= "mergeable",
 	[MEMCTL_UNMERGEABLE]		= "unmergeable",
+	[MEMCTL_QUERY]			= "query",
+	[MEMCTL_ZERO]			= "zero",
+	[MEMCTL_POPULATE]		= "populate",
+	[MEMCTL_HUGEPAGE]		= "hugepage",
+	[MEMCTL_NOHUGEPAGE]		= "nohugepage",
+	[MEMCTL_DODUMP]			= "dodump",
+	[MEMCTL_COLD]			= "cold",
 };
 
 #define NR_FUNCTIONS (sizeof(functions) / sizeof(functions[0]))
 
 static int usage(FILE *to)
 {
-	unsigned int i;
+	unsigned int i, n = 0;
 
 	fputs("Usage: pvmemctl [-d DEVICE] FUNCTION ADDRESS LENGTH [ARGUMENT]\n"
+	      "       pvmemctl [-d DEVICE] query [ADDRESS LENGTH]\n"
 	      "       pvmemctl [-d DEVICE] info\n"
 	      "\n"
 	      "Ask the host to change how it backs guest-physical memory.  ADDRESS and\n"
@@ -55,7 +63,8 @@ static int usage(FILE *to)
 	      "\n"
 	      "FUNCTION is one of", to);
 	for (i = 0; i < NR_FUNCTIONS; i++)
-		fprintf(to, "%s %s", i % 6 ? "" : "\n ", functions[i]);
+		if (functions[i])
+			fprintf(to, "%s %s", n++ % 6 ? "" : "\n ", functions[i]);
 	fputs("\n", to);
 	return to == stdout ? DONE : NOT_ASKED;
 }
@@ -91,11 +100,31 @@ static int explain(const struct memctl_vmm_ret *ret)
 	return REFUSED;
 }
 
+static void print_info(const struct memctl_vmm_ret *ret)
+{
+	printf("protocol %llu.%llu, host pages of %llu bytes\n",
+	       (unsigned long long)ret->arg0, (unsigned long long)ret->arg1,
+	       (unsigned long long)ret->ret_value);
+}
+
+static void print_query(const struct memctl_vmm_ret *ret)
+{
+	unsigned int i;
+
+	printf("largest backing page of %llu bytes, up to %llu ranges a call; allowed:",
+	       (unsigned long long)ret->arg1, (unsigned long long)ret->arg0);
+	for (i = 0; i < NR_FUNCTIONS; i++)
+		if (functions[i] && ret->ret_value >> i & 1)
+			printf(" %s", functions[i]);
+	printf("\n");
+}
+
 int main(int argc, char **argv)
 {
 	const char *device = "/dev/pvmemctl0";
 	struct memctl_buf buf = { 0 };
 	unsigned int func;
+	__u64 *length;
 	int option, fd, status;
 
 	while ((option = getopt(argc, argv, "+d:h")) != -1) {
@@ -115,18 +144,30 @@ int main(int argc, char **argv)
 		return usage(stderr);
 
 	for (func = 0; func < NR_FUNCTIONS; func++)
-		if (!strcasecmp(argv[0], functions[func]))
+		if (functions[func] && !strcasecmp(argv[0], functions[func]))
 			break;
 	if (func == NR_FUNCTIONS) {
 		fprintf(stderr, "pvmemctl: there is no function '%s', see pvmemctl -h\n", argv[0]);
 		return NOT_ASKED;
 	}
-	if (func == MEMCTL_INFO ? argc != 1 : argc < 3 || argc > 4)
-		return usage(stderr);
+	switch (func) {
+	case MEMCTL_INFO:
+		if (argc != 1)
+			return usage(stderr);
+		break;
+	case MEMCTL_QUERY:
+		if (argc != 1 && argc != 3)
+			return usage(stderr);
+		break;
+	default:
+		if (argc < 3 || argc > 4)
+			return usage(stderr);
+	}
 
 	buf.call.func_code = func;
-	if (func != MEMCTL_INFO &&
-	    (!parse_bytes(argv[1], &buf.call.addr) || !parse_bytes(argv[2], &buf.call.length) ||
+	length = func == MEMCTL_QUERY ? &buf.call.arg : &buf.call.length;
+	if (argc > 1 &&
+	    (!parse_bytes(argv[1], &buf.call.addr) || !parse_bytes(argv[2], length) ||
 	     (argc == 4 && !parse_bytes(argv[3], &buf.call.arg)))) {
 		fputs("pvmemctl: ADDRESS, LENGTH and ARGUMENT are numbers, see pvmemctl -h\n",
 		      stderr);
@@ -144,8 +185,8 @@ int main(int argc, char **argv)
 	}
 	status = explain(&buf.ret);
 	if (func == MEMCTL_INFO && status == DONE)
-		printf("protocol %llu.%llu, host pages of %llu bytes\n",
-		       (unsigned long long)buf.ret.arg0, (unsigned long long)buf.ret.arg1,
-		       (unsigned long long)buf.ret.ret_value);
+		print_info(&buf.ret);
+	if (func == MEMCTL_QUERY && status == DONE)
+		print_query(&buf.ret);
 	return status;
 }
