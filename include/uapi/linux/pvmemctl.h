@@ -63,9 +63,11 @@ struct memctl_buf {
  * look at ret.ret_errno and ret.ret_code to see what.  Otherwise errno is
  *
  *   EFAULT   the buffer cannot be read or written
- *   EINVAL   unknown function code; empty, misaligned or wrapping range
+ *   EINVAL   unknown function code; empty, misaligned or wrapping range; table of
+ *            MEMCTL_VECTOR not in RAM, or for a function that it is not for: locks
+ *            and protections too need a call for each range here
  *   EINTR    a fatal signal ended a request that takes several steps
- *   EIO      the device does not answer
+ *   EIO      the device does not answer, or answers nonsense
  *   ENODEV   the device is gone
  *   ENOTTY   unknown ioctl
  *   EPERM    the kernel is locked down, or raw calls are switched off
@@ -164,6 +166,6 @@ struct memctl_vmm_range {
 
 /* The protocol that this header describes */
 #define MEMCTL_PROTOCOL_MAJOR		1
-#define MEMCTL_PROTOCOL_MINOR		0
+#define MEMCTL_PROTOCOL_MINOR		1
 
 #endif /* _UAPI_LINUX_PVMEMCTL_H */
