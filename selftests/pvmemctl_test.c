@@ -572,7 +572,9 @@ TEST_F(memory, bad_ranges)
 {
 	uint64_t func;
 
-	for (func = MEMCTL_DONTNEED; func <= MEMCTL_UNMERGEABLE; func++) {
+	for (func = MEMCTL_DONTNEED; func <= MEMCTL_COLD; func++) {
+		if (func == MEMCTL_QUERY)	/* takes no range */
+			continue;
 		EXPECT_DRIVER_REFUSES(func, self->addr, 0);
 		EXPECT_DRIVER_REFUSES(func, self->addr + 1, page_size);
 		EXPECT_DRIVER_REFUSES(func, self->addr + page_size / 2, page_size);
@@ -583,6 +585,27 @@ TEST_F(memory, bad_ranges)
 		EXPECT_DRIVER_REFUSES(func, self->addr, -page_size);
 	}
 	EXPECT_TRUE(all_bytes(self->mem, self->length, PATTERN));
+}
+
+#define EXPECT_TABLE_REFUSED(from, entries, func) \
+	EXPECT_EQ(EINVAL, raw_call(self->fd, MEMCTL_VECTOR, from, entries, func, &self->buf))
+
+TEST_F(memory, bad_tables)
+{
+	static const uint64_t funcs[] = {
+		MEMCTL_INFO, MEMCTL_QUERY, MEMCTL_VECTOR, MEMCTL_SET_VMA_ANON_NAME,
+		MEMCTL_MLOCK, MEMCTL_MPROTECT_NONE, MEMCTL_MPROTECT_R, MEMCTL_MPROTECT_W,
+		MEMCTL_UNMERGEABLE + 1, MEMCTL_VECTOR + 1, 1ULL << 32 | MEMCTL_FREE, ~0ULL,
+	};
+	size_t i;
+
+	for (i = 0; i < sizeof(funcs) / sizeof(funcs[0]); i++)
+		EXPECT_TABLE_REFUSED(self->addr, 1, funcs[i]);
+	EXPECT_TABLE_REFUSED(self->addr, 0, MEMCTL_FREE);
+	EXPECT_TABLE_REFUSED(self->addr, MEMCTL_VECTOR_MAX + 1, MEMCTL_FREE);
+	EXPECT_TABLE_REFUSED(self->addr, ~0ULL, MEMCTL_FREE);
+	EXPECT_TABLE_REFUSED(self->addr + 8, 1, MEMCTL_FREE);
+	EXPECT_TABLE_REFUSED(1ULL << 45, 1, MEMCTL_FREE);
 }
 
 TEST_F(memory, not_ram)
@@ -655,7 +678,9 @@ TEST_F(device, unknown_function)
 {
 	uint64_t func;
 
-	for (func = MEMCTL_UNMERGEABLE + 1; func < 70; func++)
+	for (func = MEMCTL_UNMERGEABLE + 1; func < MEMCTL_QUERY; func++)
+		EXPECT_EQ(EINVAL, raw_call(self->fd, func, 0, page_size, 0, &self->buf));
+	for (func = MEMCTL_VECTOR + 1; func < 70; func++)
 		EXPECT_EQ(EINVAL, raw_call(self->fd, func, 0, page_size, 0, &self->buf));
 	EXPECT_EQ(EINVAL, raw_call(self->fd, 1ULL << 32, 0, page_size, 0, &self->buf));
 	EXPECT_EQ(EINVAL, raw_call(self->fd, ~0ULL, 0, page_size, 0, &self->buf));
