@@ -599,7 +599,7 @@ TEST_F(memory, bad_tables)
 	};
 	size_t i;
 
-	for (i = 0; i < sizeof(funcs) / sizeof(funcs[0]); i++)
+	for (i = 0; i < ARRAY_SIZE(funcs); i++)
 		EXPECT_TABLE_REFUSED(self->addr, 1, funcs[i]);
 	EXPECT_TABLE_REFUSED(self->addr, 0, MEMCTL_FREE);
 	EXPECT_TABLE_REFUSED(self->addr, MEMCTL_VECTOR_MAX + 1, MEMCTL_FREE);

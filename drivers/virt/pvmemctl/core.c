@@ -1144,6 +1144,7 @@ static int pvmemctl_undo(struct pvmemctl *pm, const struct pvmemctl_ram *ram,
 
 	for (i = 0; i < ARRAY_SIZE(undo); i++) {
 		const u64 func_code = undo[i].func_code;
+		const char *name = pvmemctl_names[pvmemctl_index(func_code)];
 
 		if (!test_bit(undo[i].left, &pm->left))
 			continue;
@@ -1164,8 +1165,7 @@ static int pvmemctl_undo(struct pvmemctl *pm, const struct pvmemctl_ram *ram,
 					return ret;
 				if (memctl_ret_errno(&buf))
 					dev_warn_ratelimited(pm->dev, "host did not undo %s at 0x%llx (errno %d); start the VM anew instead of another kernel in it\n",
-							     pvmemctl_names[pvmemctl_index(func_code)],
-							     addr, -memctl_ret_errno(&buf));
+							     name, addr, -memctl_ret_errno(&buf));
 			}
 		}
 		clear_bit(undo[i].left, &pm->left);
