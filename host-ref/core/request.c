@@ -594,7 +594,7 @@ static struct memctl_vmm_ret run_query(PvmemctlCore *core,
 
     for (unsigned code = 0; code < PVMEMCTL_NR_CODES; code++) {
         if (pvmemctl_function_name(code)) {
-            query.works |= PVMEMCTL_BIT(code);
+            query.works |= core->options.allowed & PVMEMCTL_BIT(code);
         }
     }
     if (!length) {
