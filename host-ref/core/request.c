@@ -198,6 +198,7 @@ static bool within_rate(PvmemctlCore *core, uint64_t bytes)
 {
     const int64_t limit = core->options.rate_limit;
     uint64_t now, elapsed;
+    int64_t earned;
     bool ok;
 
     if (!limit) {
@@ -209,11 +210,15 @@ static bool within_rate(PvmemctlCore *core, uint64_t bytes)
     if (elapsed > UINT64_C(1000000000)) {
         elapsed = UINT64_C(1000000000);
     }
-    core->rate_credit += (double)limit * elapsed / 1e9;
-    if (core->rate_credit > limit) {
-        core->rate_credit = limit;
+    earned = (double)limit * elapsed / 1e9;
+    /* Less than a byte is earned by the next one who asks */
+    if (earned) {
+        core->rate_time = now;
+        core->rate_credit += earned;
+        if (core->rate_credit > limit) {
+            core->rate_credit = limit;
+        }
     }
-    core->rate_time = now;
     ok = core->rate_credit > 0;
     if (ok) {
         core->rate_credit -= bytes;
