@@ -36,7 +36,8 @@ void print_error(const char *const format, ...)
 }
 
 void _assert_true(const LargestIntegralType result,
-                  const char *const expression, const char *const file, const int line)
+                  const char *const expression, const char *const file,
+                  const int line)
 {
     if (!result) {
         printf("# %s\n", expression);

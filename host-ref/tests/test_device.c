@@ -323,6 +323,23 @@ static void a_guest_cannot_protect_the_buffer_in_use(void **state)
         assert_refused(EINVAL, codes[i], gpa(LOW, 0), page_size, 0);
         assert_true(only_protected(LOW, 0, REGION_PAGES, "rw-"));
     }
+    /* Nor a byte of one of them, nor what is one to be used later */
+    connect_buffers(1);
+    assert_int_equal(command(MEMCTL_CMD_RESET), ACK);
+    assert_int_equal(register_buffer(BUFFER(0)), ACK);
+    assert_int_equal(register_buffer(gpa(LEFT, 3) - 31), ACK);
+    assert_int_equal(register_buffer(gpa(LEFT, 7) - 1), ACK);
+    assert_int_equal(command(MEMCTL_CMD_READY), ACK);
+    for (unsigned i = 0; i < ARRAY_SIZE(codes); i++) {
+        for (unsigned page = 0; page < REGION_PAGES; page++) {
+            bool used = page == 2 || page == 3 || page == 6 || page == 7;
+
+            assert_int_equal(ask(codes[i], gpa(LEFT, page), page_size, 0)
+                             .ret_errno, used ? EINVAL : 0);
+        }
+    }
+    assert_refused(EINVAL, MEMCTL_MPROTECT_R, gpa(LEFT, 0), REGION_SIZE, 0);
+    assert_done(MEMCTL_MPROTECT_RW, gpa(LEFT, 0), REGION_SIZE, 0);
 }
 
 static void a_request_may_discard_its_own_buffer(void **state)

@@ -827,6 +827,38 @@ static void zero_clears_where_discards_are_disabled(void **state)
     assert_true(pages_hold(RIGHT, 0, REGION_PAGES, pattern(RIGHT)));
 }
 
+/* As in a file system that knows no holes */
+static int no_holes(SysCall call, char *addr, uint64_t length, int value)
+{
+    return value == MADV_REMOVE ? EOPNOTSUPP : 0;
+}
+
+static void zero_clears_files_that_have_no_holes(void **state)
+{
+    fake.on_call = no_holes;
+    assert_zeroed(DISK, false);
+    assert_zeroed(SHARED, false);
+}
+
+/* Of several pieces one cannot be released: it and later ones are cleared */
+static void zero_goes_on_where_releasing_stops(void **state)
+{
+    const struct memctl_vmm_range ranges[] = {
+        { gpa(LEFT, 0), page_size }, { gpa(LEFT, 2), page_size },
+        { gpa(LEFT, 4), page_size }, { gpa(LEFT, 6), page_size },
+    };
+
+    assert_done(MEMCTL_MLOCK, gpa(LEFT, 4), page_size, 0);
+    assert_vector(0, 4, 0, MEMCTL_ZERO, ranges, 4);
+    assert_int_equal(pages_mapped(LEFT, 0, 3), 1);
+    assert_int_equal(core->stats[MEMCTL_ZERO].bytes, 4 * page_size);
+    for (unsigned page = 0; page < REGION_PAGES; page++) {
+        bool zero = page < 8 && page % 2 == 0;
+
+        assert_true(pages_hold(LEFT, page, 1, zero ? 0 : pattern(LEFT)));
+    }
+}
+
 static void zero_clears_huge_pages_that_must_stay(void **state)
 {
     PvmemctlOptions options = all_options;
@@ -915,6 +947,8 @@ static void the_vmm_is_told_what_may_have_changed(void **state)
     }
     fake.changed = 0;
     assert_refused(EOPNOTSUPP, MEMCTL_REMOVE, RANGE(LEFT), 0);
+    fake.begin_errno[PVMEMCTL_DISCARDS] = EBUSY;
+    assert_refused(EBUSY, MEMCTL_DONTNEED, RANGE(LEFT), 0);
     assert_int_equal(fake.changed, 0);
 }
 
@@ -1050,6 +1084,8 @@ static const struct CMUnitTest function_tests[] = {
     TEST(zero_clears_memory_that_is_locked),
     TEST(zero_clears_where_the_operator_wants_memory_backed),
     TEST(zero_clears_where_discards_are_disabled),
+    TEST(zero_clears_files_that_have_no_holes),
+    TEST(zero_goes_on_where_releasing_stops),
     TEST_HUGE(zero_clears_huge_pages_that_must_stay),
     TEST(zero_of_protected_memory_fails_or_releases),
     TEST(all_discards_are_refused_while_the_vmm_disables_them),

@@ -452,7 +452,7 @@ static void a_full_ledger_lets_no_attribute_be_cut_in_two(void **state)
     assert_failed(ENOSPC, MEMCTL_MPROTECT_RW, gpa(BIG, 13), page_size, 0);
 }
 
-/* The kernel joins anonymous memory only if it was touched while in one piece */
+/* The kernel joins anonymous memory only if it was touched while one piece */
 static void attributes_that_are_taken_back_leave_one_mapping(void **state)
 {
     static const uint64_t codes[][2] = {
