@@ -10,6 +10,7 @@
  */
 #include <errno.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "internal.h"
 
@@ -106,7 +107,9 @@ bool pvmemctl_guard_lift(void *addr)
         return false;
     }
     page = (uintptr_t)addr & ~(atomic_load(&w->page_size) - 1);
+    /* hugetlb memory would stay cut */
     ok = note_hit((uintptr_t)addr) &&
+         atomic_load(&w->page_size) == (uintptr_t)sysconf(_SC_PAGESIZE) &&
          !mprotect((void *)page, atomic_load(&w->page_size),
                    PROT_READ | PROT_WRITE);
     /* Too many of them, or too many mappings for the kernel? */
@@ -133,6 +136,19 @@ bool pvmemctl_guard_lift_all(PvmemctlLedger *ledger)
     return true;
 }
 
+/* Somewhere in a mapping that was hit; its start if nothing was noted */
+static uintptr_t one_hit(Watched *w)
+{
+    for (int i = 0; i < PVMEMCTL_GUARD_HITS; i++) {
+        uintptr_t addr = atomic_load(&hits[i]);
+
+        if (addr && find(addr) == w) {
+            return addr;
+        }
+    }
+    return atomic_load(&w->start);
+}
+
 unsigned pvmemctl_guard_collect(PvmemctlLedger *ledger,
                                 void (*hit)(void *arg, const void *owner,
                                             void *addr),
@@ -149,7 +165,7 @@ unsigned pvmemctl_guard_collect(PvmemctlLedger *ledger,
                 ledger, start, atomic_load(&w->end));
 
             if (owner) {
-                hit(arg, owner, (void *)start);
+                hit(arg, owner, (void *)one_hit(w));
                 nr++;
             }
         }

@@ -20,6 +20,8 @@ struct PvmemctlLedger {
      */
     pthread_mutex_t lock;
     unsigned nr, max;           /* attributes */
+    unsigned nr_cuts;
+    uintptr_t *cuts;            /* where hugetlb memory was cut; ascending */
     uint64_t locked, max_locked;
     unsigned lifted;            /* by so many the protections are off */
     PvmemctlAttribute attributes[]; /* by kind, then address; no two overlap */
@@ -39,8 +41,13 @@ PvmemctlLedger *pvmemctl_ledger_new(unsigned max_ranges, uint64_t max_locked)
     if (l) {
         pthread_mutex_init(&l->lock, NULL);
         l->max = max;
+        l->cuts = calloc(2 * max, sizeof(*l->cuts));
         l->max_locked = max_locked;
         pvmemctl_functions_init();
+    }
+    if (l && !l->cuts) {
+        pvmemctl_ledger_free(l);
+        l = NULL;
     }
     return l;
 }
@@ -49,8 +56,15 @@ void pvmemctl_ledger_free(PvmemctlLedger *l)
 {
     if (l) {
         pthread_mutex_destroy(&l->lock);
+        free(l->cuts);
         free(l);
     }
+}
+
+/* For so many attributes the borders suffice */
+static unsigned room(const PvmemctlLedger *l)
+{
+    return l->max - (l->nr_cuts + 1) / 2;
 }
 
 /* The first attribute of @kind that ends behind @addr, or where it would be */
@@ -149,7 +163,8 @@ static int set_range(PvmemctlLedger *l, PvmemctlKind kind, uintptr_t start,
     for (unsigned i = 0; i < nr; i++) {
         locked += locked_bytes(&put[i]);
     }
-    if (l->nr - (last - first) + nr > l->max ||
+    if ((new && l->nr - (last - first) + nr > room(l)) ||
+        l->nr - (last - first) + nr > l->max ||
         (new && locked > l->locked && locked > l->max_locked)) {
         return ENOSPC;
     }
@@ -188,6 +203,11 @@ static bool is_impossible(int err)
            err == EOPNOTSUPP;
 }
 
+static bool is_huge(const PvmemctlRam *ram)
+{
+    return ram->page_size > (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
 /*
  * The kernel joins two anonymous mappings again only if they have been one when
  * the first page was written.  What a guest sets on memory that nobody has
@@ -204,8 +224,7 @@ static void keep_whole(const PvmemctlLedger *l, const PvmemctlRam *ram,
     uintptr_t start = (uintptr_t)ram->block, end = start + ram->block_length;
 
     /* hugetlb mappings are never joined */
-    if (ram->flags & PVMEMCTL_RAM_SHARED ||
-        ram->page_size > (uint64_t)sysconf(_SC_PAGESIZE)) {
+    if (ram->flags & PVMEMCTL_RAM_SHARED || is_huge(ram)) {
         return;
     }
     for (int kind = PVMEMCTL_KIND_NONE + 1; kind < PVMEMCTL_NR_KINDS; kind++) {
@@ -218,6 +237,43 @@ static void keep_whole(const PvmemctlLedger *l, const PvmemctlRam *ram,
     pvmemctl_action_run(&touch, addr, ram->page_size);
 }
 
+/* About to cut hugetlb memory at @addr; false if there are too many borders */
+static bool cut_huge(PvmemctlLedger *l, const PvmemctlRam *ram, uintptr_t addr)
+{
+    uintptr_t block = (uintptr_t)ram->block;
+    unsigned i = 0;
+
+    if (!is_huge(ram) || addr == block || addr == block + ram->block_length) {
+        return true;
+    }
+    while (i < l->nr_cuts && l->cuts[i] < addr) {
+        i++;
+    }
+    if (i < l->nr_cuts && l->cuts[i] == addr) {
+        return true;
+    }
+    if (l->nr >= room(l)) {
+        return false;
+    }
+    memmove(&l->cuts[i + 1], &l->cuts[i],
+            (l->nr_cuts - i) * sizeof(l->cuts[0]));
+    l->cuts[i] = addr;
+    l->nr_cuts++;
+    return true;
+}
+
+static void forget_cuts(PvmemctlLedger *l, uintptr_t start, uintptr_t end)
+{
+    unsigned kept = 0;
+
+    for (unsigned i = 0; i < l->nr_cuts; i++) {
+        if (l->cuts[i] < start || l->cuts[i] >= end) {
+            l->cuts[kept++] = l->cuts[i];
+        }
+    }
+    l->nr_cuts = kept;
+}
+
 int pvmemctl_ledger_apply(PvmemctlLedger *l, const void *owner, uint64_t code,
                           const PvmemctlAction *action,
                           const PvmemctlRam *ram, void *addr, uint64_t length)
@@ -228,6 +284,7 @@ int pvmemctl_ledger_apply(PvmemctlLedger *l, const void *owner, uint64_t code,
         .code = code,
         .undo = pvmemctl_function_undo(kind, ram->flags),
         .arg = action->arg,
+        .huge = is_huge(ram),
         .owner = owner,
     };
     bool undo = is_default(code, new.arg, new.undo);
@@ -237,9 +294,11 @@ int pvmemctl_ledger_apply(PvmemctlLedger *l, const void *owner, uint64_t code,
         new.arg = 0;
     }
     pthread_mutex_lock(&l->lock);
-    if (undo) {
+    if (!cut_huge(l, ram, start) || !cut_huge(l, ram, end)) {
+        err = ENOSPC;
+    } else if (undo) {
         /* It may leave one piece more than there was */
-        if (l->nr == l->max) {
+        if (l->nr >= room(l)) {
             unsigned i = find(l, kind, start);
 
             if (is_of(l, i, kind) && l->attributes[i].start < start &&
@@ -283,10 +342,6 @@ static int undo_part(PvmemctlLedger *l, const PvmemctlAttribute *a,
     /* Also of a protection that was lifted: that may have failed */
     int err = run_code(a->undo, 0, start, end);
 
-    /* The kernel has no such thing, or not for such memory: it was never set */
-    if (err == EINVAL || err == EBADF) {
-        err = 0;
-    }
     /* Cutting off an end never takes more room */
     return err ? err : set_range(l, kind_of(a->code), start, end, NULL, NULL);
 }
@@ -320,11 +375,12 @@ static unsigned undo_all(PvmemctlLedger *l, const void *owner, uintptr_t start,
         }
         from = a.start > start ? a.start : start;
         to = a.end < end ? a.end : end;
-        chunk = to - from > PVMEMCTL_CHUNK ? from + PVMEMCTL_CHUNK : to;
+        /* What is never joined again is not cut for our convenience */
+        chunk = to - from > PVMEMCTL_CHUNK && !a.huge ? from + PVMEMCTL_CHUNK
+                                                      : to;
         if (a.start == from && chunk < to && !undo_part(l, &a, from, chunk)) {
             behind = chunk;
         } else if (undo_part(l, &a, from, to)) {
-            /* In part it is not possible where pages are larger than a chunk */
             failed++;
         }
         pthread_mutex_unlock(&l->lock);
@@ -361,6 +417,7 @@ void pvmemctl_ledger_forget(PvmemctlLedger *l, const void *addr,
         }
     }
     l->nr = kept;
+    forget_cuts(l, start, end);
     pvmemctl_guard_forget(addr, length);
     pthread_mutex_unlock(&l->lock);
 }
@@ -439,7 +496,7 @@ void pvmemctl_ledger_info(PvmemctlLedger *l, PvmemctlLedgerInfo *info)
         .attributes = l->nr,
         .protections = find(l, PVMEMCTL_KIND_PROTECT + 1, 0) -
                        find(l, PVMEMCTL_KIND_PROTECT, 0),
-        .ranges = 2 * l->nr,
+        .ranges = 2 * l->nr + l->nr_cuts,
         .max_ranges = 2 * (l->max + PVMEMCTL_GUARD_HITS),
         .locked = l->locked,
         .max_locked = l->max_locked,
@@ -466,7 +523,7 @@ const void *pvmemctl_ledger_unprotect(PvmemctlLedger *l, uintptr_t start,
          * The guest may have protected it again since: undone for sure.
          * Without room for two halves all of it goes.
          */
-        if (l->nr == l->max && l->attributes[i].start < start &&
+        if (l->nr >= room(l) && l->attributes[i].start < start &&
             l->attributes[i].end > end) {
             start = l->attributes[i].start;
             end = l->attributes[i].end;

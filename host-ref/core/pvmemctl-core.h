@@ -119,12 +119,15 @@ typedef struct PvmemctlAttribute {
     uint8_t code;               /* the function that set it */
     uint8_t undo;               /* the one that gives the default back */
     uint64_t arg;               /* of a name */
+    bool huge;                  /* of hugetlb memory */
     const void *owner;          /* the device that set it */
 } PvmemctlAttribute;
 
 /*
- * Borders that the attributes in a ledger put between mappings: two each.  What
- * guard hits need on top comes out of a reserve, so that the sum is a bound.
+ * Borders that guests may put between mappings: two for each attribute, and on
+ * hugetlb memory, of which the kernel never joins mappings again, one for each
+ * place where there ever was one.  What guard hits need on top comes out of
+ * a reserve, so that the sum is a bound.
  */
 #define PVMEMCTL_MIN_RANGES 512
 #define PVMEMCTL_MAX_RANGES 32768

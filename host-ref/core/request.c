@@ -229,12 +229,17 @@ static bool within_rate(PvmemctlCore *core, uint64_t bytes)
 
 static unsigned effects(const Run *run)
 {
-    bool release = run->function->flags & PVMEMCTL_CONTENTS &&
-                   run->action.how != PVMEMCTL_CLEAR;
+    unsigned flags = run->function->flags;
 
-    return release ? PVMEMCTL_DISCARDS :
-           run->function->flags & PVMEMCTL_HEAVY ||
-           run->action.how == PVMEMCTL_CLEAR ? PVMEMCTL_POPULATES : 0;
+    if (run->action.how == PVMEMCTL_CLEAR) {
+        return PVMEMCTL_POPULATES;
+    }
+    if (flags & PVMEMCTL_RELEASES || run->code == MEMCTL_ZERO) {
+        return flags & PVMEMCTL_CONTENTS ? PVMEMCTL_DISCARDS : 0;
+    }
+    /* The ledger touches a page before it sets an attribute */
+    return flags & PVMEMCTL_HEAVY || run->function->kind ? PVMEMCTL_POPULATES
+                                                         : 0;
 }
 
 /* Of @ram, which is held, do what @iov says */
@@ -290,22 +295,28 @@ static bool can_clear(const Run *run, int err)
 static int run_pieces(Run *run, const PvmemctlRam *ram,
                       const struct iovec *iov, unsigned nr, uint64_t bytes)
 {
+    const PvmemctlAction release = run->action;
     uint64_t done;
-    int err;
+    int err = 0;
 
     if (run->function->flags & PVMEMCTL_RATED &&
         !within_rate(run->core, bytes)) {
         return EBUSY;
     }
-    err = run_action(run, ram, iov, nr, &done);
-    advance(run, done);
-    if (err && can_clear(run, err)) {
+    while (nr && !err) {
+        run->action = release;
+        err = run_action(run, ram, iov, nr, &done);
+        advance(run, done);
         for (; nr && done >= iov->iov_len; iov++, nr--) {
             done -= iov->iov_len;
         }
-        run->action = (PvmemctlAction) { .how = PVMEMCTL_CLEAR };
-        err = run_action(run, ram, iov, nr, &done);
-        advance(run, done);
+        /* Only the piece that cannot be released */
+        if (err && can_clear(run, err)) {
+            run->action = (PvmemctlAction) { .how = PVMEMCTL_CLEAR };
+            err = run_action(run, ram, iov++, 1, &done);
+            advance(run, done);
+            nr--;
+        }
     }
     return err ? translate(run, err) : 0;
 }

@@ -1685,8 +1685,8 @@ static void op_guard(void)
         collect();
         break;
     case 2:
-        collect();
         pvmemctl_guard_lift_all(ledger);
+        collect();
         break;
     case 3:
         /* In no RAM */

@@ -656,6 +656,32 @@ static void a_large_one_is_undone_in_chunks(void **state)
     assert_int_equal(fake.calls[CALL_MPROTECT], BIG_SIZE / PVMEMCTL_CHUNK);
 }
 
+/*
+ * The kernel never joins mappings of hugetlb memory again: borders count also when
+ * nothing is set any more, but each only once.
+ */
+static void borders_in_huge_pages_are_counted_for_ever(void **state)
+{
+    unsigned before = mappings();
+
+    if (!has_huge_regions()) {
+        skip();
+    }
+    for (unsigned round = 0; round < 3; round++) {
+        assert_done(MEMCTL_MPROTECT_R, gpa(HUGE, 1), 2 * MIB, 0);
+        assert_done(MEMCTL_DONTDUMP, gpa(HUGE, 1), 2 * MIB, 0);
+        assert_int_equal(pvmemctl_core_reset(core), 0);
+        assert_int_equal(info().attributes, 0);
+        assert_int_equal(info().ranges, 2);
+        assert_true(mappings() <= before + 2);
+    }
+    /* To undo what is not set makes no border, but the ledger cannot know */
+    assert_done(MEMCTL_MPROTECT_RW, gpa(HUGE, 2), 2 * MIB, 0);
+    assert_int_equal(info().ranges, 3);
+    pvmemctl_ledger_forget(ledger, host(HUGE, 0), fake.regions[HUGE].size);
+    assert_int_equal(info().ranges, 0);
+}
+
 /* Owners */
 
 static void a_device_gives_back_only_what_it_has_set(void **state)
@@ -895,6 +921,7 @@ static const struct CMUnitTest ledger_tests[] = {
     TEST(one_that_cannot_be_undone_keeps_no_other),
     TEST(what_cannot_be_undone_in_chunks_is_undone_whole),
     TEST(a_large_one_is_undone_in_chunks),
+    TEST_HUGE(borders_in_huge_pages_are_counted_for_ever),
     TEST(a_device_gives_back_only_what_it_has_set),
     TEST(a_mapping_that_is_gone_is_forgotten),
     TEST(neighbours_are_not_forgotten),
