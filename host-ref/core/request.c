@@ -168,7 +168,8 @@ static void advance(Run *run, uint64_t bytes)
         run->heavy += bytes;
     }
     run->offset += bytes;
-    while (run->range < run->nr_ranges &&
+    /* A range without a length was refused, it cannot be done */
+    while (run->range < run->nr_ranges && run->ranges[run->range].length &&
            run->offset >= run->ranges[run->range].length) {
         run->offset -= run->ranges[run->range].length;
         run->range++;
