@@ -164,12 +164,33 @@ static bool has_swap(void)
     return !sysinfo(&info) && info.totalswap;
 }
 
+/* Functions that this kernel was built without: names, KSM, huge pages */
+static uint64_t lacking;
+
+/*
+ * Of no bytes the calls do nothing, but they look whether they know what is
+ * asked
+ */
+static void find_lacking(void)
+{
+    for (unsigned code = 0; code < PVMEMCTL_NR_CODES; code++) {
+        if (functions[code].backings &&
+            functions[code].how == PVMEMCTL_MADVISE &&
+            syscall(SYS_madvise, NULL, 0, functions[code].value)) {
+            lacking |= PVMEMCTL_BIT(code);
+        }
+    }
+    if (syscall(SYS_prctl, PR_SET_VMA, PR_SET_VMA_ANON_NAME, 0, 0, NULL)) {
+        lacking |= PVMEMCTL_BIT(MEMCTL_SET_VMA_ANON_NAME);
+    }
+}
+
 /* Is there more to it than success? */
 static bool has_effect(uint64_t code, const PvmemctlRam *ram)
 {
     unsigned class = class_of(ram);
 
-    if (!(functions[code].backings & class)) {
+    if (!(functions[code].backings & class) || lacking & PVMEMCTL_BIT(code)) {
         return false;
     }
     return code != MEMCTL_PAGEOUT || class & (FILE_PRIVATE | FILE_SHARED) ||
@@ -254,6 +275,7 @@ void pvmemctl_functions_init(void)
     if (zero_fd < 0) {
         zero_fd = open("/dev/zero", O_RDONLY | O_CLOEXEC);
     }
+    find_lacking();
 }
 
 /*
