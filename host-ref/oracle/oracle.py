@@ -51,6 +51,12 @@ QMP_SECONDS = 30
 
 # The numbers of a state answer, in order.  All but vmas count pages; those
 # with two letters count the pages of the VMAs that have this flag (VmFlags).
+# Behind them an answer has of all VMAs, or "mixed":
+#   prot=rw-p          as in maps
+#   name=-             that was given to anonymous memory
+#   backing=anon       or memfd (any shared memory without a name), or file
+#   page_size=4096     of the kernel's pages there: more with hugetlb
+#   hva=N              the address in the process
 COUNTERS = {
     "pages": "in the range",
     "resident": "the host holds memory for, mapped or not",
@@ -58,6 +64,7 @@ COUNTERS = {
     "swapped": "with their content in swap",
     "zero": "mapped to the kernel's shared zero page",
     "huge": "mapped by a huge page table entry",
+    "anon": "mapped and the process's own, not a file's: of a private mapping",
     "ksm": "merged by KSM; -1: not known",
     "lazyfree": "given to reclaim by MADV_FREE; -1: not known",
     "locked": "lo", "dontdump": "dd", "mergeable": "mg", "nohuge": "nh",
@@ -207,6 +214,8 @@ class Vma(NamedTuple):
     offset: int         # of start in the file
     inode: tuple        # (device, number); number 0: anonymous memory
     name: str
+    backing: str        # anon, memfd or file
+    page_size: int
     flags: frozenset    # VmFlags
 
 
@@ -214,9 +223,22 @@ VMA_LINE = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+)"
                       r" ([0-9a-f]+):([0-9a-f]+) (\d+) *(.*)")
 
 
+def backing_of(inode, path):
+    """What a VMA is made of.
+
+    A name behind /dev/zero or SYSV is shared memory too, and /anon_hugepage
+    is what a mapping of anonymous huge pages pretends to map.
+    """
+    if not inode or path.startswith("/anon_hugepage"):
+        return "anon"
+    if re.match(r"/memfd:|/dev/zero|/SYSV", path):
+        return "memfd"
+    return "file"
+
+
 def read_vmas(pid, low, high):
     """The VMAs of a process that touch [low, high), in order."""
-    vmas, head, end = [], None, 0
+    vmas, head, end, page_size = [], None, 0, PAGE
     with open(f"/proc/{pid}/smaps", encoding="ascii", errors="replace") as f:
         for line in f:
             match = VMA_LINE.match(line)
@@ -225,6 +247,8 @@ def read_vmas(pid, low, high):
                 start, end = int(head[1], 16), int(head[2], 16)
                 if start >= high:
                     break       # smaps walks the page table of each VMA
+            elif line.startswith("KernelPageSize:"):
+                page_size = int(line.split()[1]) << 10
             elif line.startswith("VmFlags:") and end > low:
                 device = os.makedev(int(head[5], 16), int(head[6], 16))
                 name = re.match(r"\[anon(?:_shmem)?:(.*)\]$", head[8])
@@ -233,6 +257,7 @@ def read_vmas(pid, low, high):
                     (device, int(head[7])),
                     # A name may have spaces; a value in an answer may not.
                     re.sub(r"\s", "_", name[1]) if name else "-",
+                    backing_of(int(head[7]), head[8]), page_size,
                     frozenset(line.split()[1:])))
     return vmas
 
@@ -332,6 +357,7 @@ def count_pages(pid, pagemap, vma, start, end, total):
             total["huge"] += pages if kind & IS_HUGE else 0
             total["zero" if kind & IS_ZERO else "resident"] += pages
             if not kind & (IS_ZERO | IS_FILE):
+                total["anon"] += pages
                 anonymous.append((low, high))
         elif vma.prot[3] == "p" and not kind & IS_FILE:
             total["swapped"] += pages
@@ -407,6 +433,8 @@ def state(pid, ranges):
     return " ".join(["ok"] + [f"{key}={n}" for key, n in total.items()] + [
         "prot=" + common({vma.prot for vma in touched}),
         "name=" + common({vma.name for vma in touched}),
+        "backing=" + common({vma.backing for vma in touched}),
+        "page_size=" + common({str(vma.page_size) for vma in touched}),
         "hva=%d" % ranges[0][0]])
 
 
@@ -432,6 +460,12 @@ def host():
         with open(path) as file:
             return file.read().strip()
 
+    def hugetlb_free():
+        """Pages of the default size that anybody may take."""
+        numbers = dict(re.findall(r"HugePages_(\w+): *(\d+)",
+                                  read("/proc/meminfo")))
+        return int(numbers.get("Free", 0)) - int(numbers.get("Rsvd", 0))
+
     def flags():
         with open_proc("", "kpageflags") as kpageflags:
             return len(words(kpageflags, 0, 1))
@@ -442,6 +476,7 @@ def host():
         return " ".join((
             "ok", f"page_size={PAGE}", "swap_kib=" + re.search(
                 r"SwapFree: *(\d+)", read("/proc/meminfo"))[1],
+            f"hugetlb_free={hugetlb_free()}",
             "ksm=" + attempt(lambda: read("/sys/kernel/mm/ksm/run"), "-1"),
             "anon_name=%d" % attempt(name, 0),
             "kpageflags=%d" % attempt(flags, 0),

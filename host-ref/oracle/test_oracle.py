@@ -34,8 +34,8 @@ HUGE = 2 << 20
 READ, WRITE = mmap.PROT_READ, mmap.PROT_WRITE
 SHARED, PRIVATE, ANON, FIXED = 0x01, 0x02, 0x20, 0x10
 NORESERVE, HUGETLB, MFD_HUGETLB = 0x4000, 0x40000, 0x0004
-DONTNEED, FREE, REMOVE, MERGEABLE = 4, 8, 9, 12
-HUGEPAGE, NOHUGEPAGE, DONTDUMP, PAGEOUT = 14, 15, 16, 21
+DONTNEED, FREE, REMOVE, MERGEABLE, UNMERGEABLE = 4, 8, 9, 12, 13
+HUGEPAGE, NOHUGEPAGE, DONTDUMP, DODUMP, PAGEOUT = 14, 15, 16, 17, 21
 
 
 # --- The child --------------------------------------------------------------
@@ -212,17 +212,21 @@ class PrivateMemory(MemoryTest):
                            readable=64, writable=64, locked=0, dontdump=0,
                            mergeable=0, hugeadv=0, hva=at)
         self.assertEqual(list(found),
-                         list(oracle.COUNTERS) + ["prot", "name", "hva"])
+                         list(oracle.COUNTERS) + ["prot", "name", "backing",
+                                                  "page_size", "hva"])
 
     def test_written(self):
         at = self.child.map(64)
         self.child.touch(at, 64, 1, True)
-        self.check(at, 64, resident=64, mapped=64)
+        self.check(at, 64, resident=64, mapped=64, anon=64, backing="anon",
+                   page_size=PAGE)
 
     def test_read_maps_the_zero_page(self):
         at = self.child.map(64)
         self.child.touch(at, 64, 1, False)
-        self.check(at, 64, mapped=64, zero=64)
+        if self.state(at, 64)["anon"] == 64:
+            self.skipTest("a kernel that gives readers pages of their own")
+        self.check(at, 64, mapped=64, zero=64, anon=0)
 
     def test_dontneed(self):
         at = self.child.map(64)
@@ -281,10 +285,25 @@ class PrivateMemory(MemoryTest):
         self.child.madvise(at, 4 * PAGE, DONTDUMP)
         self.check(at, 16, dontdump=4, vmas=2)
 
+        self.child.madvise(at, 2 * PAGE, DODUMP)
+        self.check(at, 16, dontdump=2, vmas=3)
+
     def test_mergeable(self):
         at = self.child.map(16)
         self.attempt("madvise", at, 4 * PAGE, MERGEABLE)
         self.check(at, 16, mergeable=4, vmas=2)
+        self.child.madvise(at, 2 * PAGE, UNMERGEABLE)
+        self.check(at, 16, mergeable=2, vmas=3)
+
+    def test_huge_advice(self):
+        # An attribute of the mapping, whatever pages it has
+        at = self.child.map(16, small=False)
+        self.check(at, 16, nohuge=0, hugeadv=0)
+        self.attempt("madvise", at, 4 * PAGE, HUGEPAGE)
+        self.attempt("madvise", at + 8 * PAGE, 2 * PAGE, NOHUGEPAGE)
+        self.check(at, 16, hugeadv=4, nohuge=2, vmas=4)
+        self.child.madvise(at, 4 * PAGE, NOHUGEPAGE)
+        self.check(at, 4, hugeadv=0, nohuge=4, vmas=1)
 
     def test_ksm(self):
         if HOST["ksm"] != 1:
@@ -349,10 +368,12 @@ class PrivateMemory(MemoryTest):
 
 class SharedMemory(MemoryTest):
     def check_shared(self, at):
-        self.check(at, 64, pages=64, prot="rw-s", vmas=1)
+        self.check(at, 64, pages=64, prot="rw-s", vmas=1, backing="memfd",
+                   page_size=PAGE)
         self.child.touch(at, 64, 1, True)
         known = HOST["kpageflags"] - 1      # 0, or -1 for not known
-        self.check(at, 64, resident=64, mapped=64, lazyfree=known, ksm=known)
+        self.check(at, 64, resident=64, mapped=64, anon=0, lazyfree=known,
+                   ksm=known)
         self.child.madvise(at, 64 * PAGE, DONTNEED)
         self.check(at, 64, resident=64)
         # Writing, as a read of shared memory maps the pages around as well
@@ -423,7 +444,35 @@ class SharedMemory(MemoryTest):
             fd = self.child.open(file.name, os.O_RDWR)
             at = self.child.map(64, fd)
             self.child.touch(at, 64, 1, False)
-            self.check(at, 64, resident=64, mapped=64)
+            self.check(at, 64, resident=64, mapped=64, anon=0, backing="file",
+                       page_size=PAGE)
+
+    def test_private_mapping_of_a_disk_file(self):
+        # As a VMM has it that starts from a snapshot
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(b"x" * 64 * PAGE)
+            file.flush()
+            os.fsync(file.fileno())
+            fd = self.child.open(file.name, os.O_RDWR)
+            at = self.child.map(64, fd, flags=PRIVATE)
+            self.check(at, 64, resident=64, backing="file", prot="rw-p")
+            self.child.touch(at, 16, 1, True)
+            found = self.check(at, 16, resident=16, mapped=16, anon=16)
+            self.assertEqual(found["vmas"], 1)
+            # Its own pages go, the file's stay
+            self.child.madvise(at, 64 * PAGE, DONTNEED)
+            self.check(at, 64, resident=64, anon=0)
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            self.check(at, 64)
+
+    def test_lock(self):
+        for flags in SHARED, PRIVATE:
+            fd = self.child.memfd(16 * PAGE, 0)
+            at = self.child.map(16, fd, flags=flags)
+            self.attempt("mlock", at, 4 * PAGE)
+            self.check(at, 16, resident=4, mapped=4, locked=4, vmas=2)
+            self.child.munlock(at, 4 * PAGE)
+            self.check(at, 16, resident=4, mapped=4, locked=0, vmas=1)
 
     def test_private_mapping_of_a_file(self):
         fd = self.child.memfd(64 * PAGE, 0)
@@ -432,7 +481,7 @@ class SharedMemory(MemoryTest):
         self.check(at, 64, resident=32)
         self.child.touch(at + 24 * PAGE, 16, 1, True)
         # 24 pages of the file, 16 of its own (8 instead of the file's)
-        self.check(at, 64, resident=40, mapped=16)
+        self.check(at, 64, resident=40, mapped=16, anon=16)
         self.child.madvise(at, 64 * PAGE, DONTNEED)
         # Copying has had the file get the pages it lacked.
         self.check(at, 64, resident=40)
@@ -463,7 +512,19 @@ class HugetlbMemory(MemoryTest):
         self.check(at, 4 * n)
         self.child.touch(at, 2 * n, 1, True)
         self.check(at, 4 * n, resident=2 * n, mapped=2 * n, huge=2 * n)
-        self.check(at + PAGE, n, resident=n, mapped=n, huge=n, lazyfree=0)
+        self.check(at + PAGE, n, resident=n, mapped=n, huge=n, anon=n,
+                   lazyfree=0, backing="anon", page_size=HUGE, hugetlb=n)
+
+    def test_private_mapping_of_a_memfd(self):
+        n = self.PAGES
+        fd = self.child.memfd(4 * HUGE, MFD_HUGETLB)
+        at = self.child.map(4 * n, fd, flags=PRIVATE, small=False)
+        self.check(at, 4 * n, prot="rw-p", backing="memfd", page_size=HUGE)
+        self.child.touch(at, 2 * n, 1, True)
+        self.check(at, 4 * n, resident=2 * n, mapped=2 * n, huge=2 * n,
+                   anon=2 * n)
+        self.child.madvise(at, HUGE, DONTNEED)
+        self.check(at, 4 * n, resident=n, mapped=n, huge=n, anon=n)
 
     def test_shared(self):
         if not os.access("/dev/userfaultfd", os.R_OK | os.W_OK):
@@ -473,7 +534,8 @@ class HugetlbMemory(MemoryTest):
         at = self.child.map(4 * n, fd, small=False)
         self.check(at, 4 * n)
         self.child.touch(at + HUGE, 2 * n, 1, True)
-        self.check(at, 4 * n, resident=2 * n, mapped=2 * n, huge=2 * n)
+        self.check(at, 4 * n, resident=2 * n, mapped=2 * n, huge=2 * n, anon=0,
+                   page_size=HUGE)
         self.child.madvise(at, 2 * HUGE, DONTNEED)
         self.check(at, 4 * n, resident=2 * n, mapped=n, huge=n)
         self.check(at + HUGE - PAGE, 3, resident=2)
@@ -504,8 +566,8 @@ class HugetlbProbe(unittest.TestCase):
 
 class Host(unittest.TestCase):
     def test_host(self):
-        self.assertEqual(list(HOST), ["page_size", "swap_kib", "ksm",
-                                      "anon_name", "kpageflags",
+        self.assertEqual(list(HOST), ["page_size", "swap_kib", "hugetlb_free",
+                                      "ksm", "anon_name", "kpageflags",
                                       "pagemap_scan", "uptime_ms"])
         self.assertEqual(HOST["page_size"], PAGE)
         self.assertEqual(HOST["pagemap_scan"], 1)
