@@ -127,3 +127,19 @@ tap() {
 }
 tap_skip() { tap_count=$((tap_count + 1)) && echo "ok $tap_count - $1 # SKIP $2"; }
 tap_end() { echo "1..$tap_count" && ((tap_failed == 0)); }
+
+# with_swap COMMAND...: while this machine has swap. It belongs to the machine: gone
+# when this shell ends in whatever way.
+with_swap() {
+	local swap=$BUILD/swap
+	if ((EUID == 0)) && [[ -z $(swapon --noheadings --show 2>/dev/null) ]] &&
+		fallocate -l 256M "$swap" && chmod 600 "$swap" && mkswap "$swap" >&2 &&
+		swapon "$swap"; then
+		# shellcheck disable=SC2064  # expanded now
+		trap "swapoff '$swap'; rm -f '$swap'" EXIT
+	else
+		rm -f "$swap"
+		echo "# runs without swap: there is some already, or this machine lets us have none"
+	fi
+	"$@"
+}
