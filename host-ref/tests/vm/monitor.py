@@ -67,16 +67,13 @@ def counters(tap, protocol):
             assert not any(guest.is_backed(area.gpa(p)) for p in range(5))
             assert all(guest.is_backed(area.gpa(p)) for p in range(5, 9))
         with tap.test(f"{protocol}: ledger"):
-            for step, (code, arg) in enumerate((
-                    (vm.PROTECT_R, 0), (vm.PROTECT_NONE, 0), (vm.MLOCK, 0),
-                    (vm.DONTDUMP, 0), (vm.UNMERGEABLE, 0), (vm.NAME, 5))):
+            for step, (code, arg) in enumerate(vm.SETTINGS):
                 for page in range(8 + step, 40, 7):
                     guest.agent.do(code, area.gpa(page), arg=arg)
                 assert_agrees(guest)
             for page in range(8, 40, 3):
                 guest.agent.do(vm.PROTECT_RW, area.gpa(page))
                 guest.agent.do(vm.MUNLOCK, area.gpa(page))
-                guest.agent.do(vm.NAME, area.gpa(page), arg=0)
             assert_agrees(guest)
         with tap.test(f"{protocol}: info pvmemctl"):
             said = guest.qmp.hmp("info pvmemctl")

@@ -39,6 +39,11 @@ PATIENCE = 240
 (QUERY, ZERO, POPULATE, HUGEPAGE, NOHUGEPAGE, DODUMP, COLD, VECTOR
  ) = range(32, 40)
 
+# What leaves something behind, and its argument; names are for some kernels only
+NAMES = "anon_name=1" in oracle.host()
+SETTINGS = [(PROTECT_R, 0), (PROTECT_NONE, 0), (MLOCK, 0), (DONTDUMP, 0),
+            (UNMERGEABLE, 0)] + NAMES * [(NAME, 77)]
+
 
 class Skip(Exception):
     """A test cannot be made here; its text says why."""
@@ -99,7 +104,10 @@ class Agent:
 
     def send(self, request):
         self.serial += 1
-        self.sock.sendall(f"{self.serial} {request}\n".encode())
+        try:
+            self.sock.sendall(f"{self.serial} {request}\n".encode())
+        except ConnectionError as e:
+            raise AssertionError(f"QEMU ended: {e}") from None
 
     def receive(self, seconds=PATIENCE):
         """The answer to the last request, and what follows it."""
@@ -116,6 +124,8 @@ class Agent:
             except TimeoutError:
                 raise AssertionError(
                     f"the guest did not answer within {seconds} s") from None
+            except ConnectionError as e:
+                raise AssertionError(f"QEMU ended: {e}") from None
             words = line.decode(errors="replace").split()
             if words and words[0] == str(self.serial):
                 return words[1:]
@@ -181,7 +191,7 @@ class Vm:
     """A guest in QEMU, and the agent in it."""
 
     def __init__(self, *options, device=(), qemu=(), append="", mem=256,
-                 smp=2, incoming=None, device_option=True):
+                 smp=2, incoming=None, device_option=True, raw=False):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="pvmemctl-vm."))
         self.agent_path = str(self.dir / "agent")
         args = [ROOT / "scripts/boot", "--run", self.dir / "run",
@@ -197,6 +207,7 @@ class Vm:
         args += sum((["--qemu-arg", a] for a in qemu), [])
         if append:
             args += ["--append", append]
+        self.raw = raw      # the agent is the driver
         self.log = open(self.dir / "boot.log", "wb")
         self.process = subprocess.Popen(
             [str(a) for a in [*args, "--", "agent"]], stdin=subprocess.DEVNULL,
@@ -205,6 +216,7 @@ class Vm:
         try:
             self.connect(incoming)
         except BaseException:
+            self.explain()
             self.close()
             raise
 
@@ -241,14 +253,26 @@ class Vm:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             assert self.process.poll() is None, "boot ended: " + self.said()
+            boot = None
             # A request may be lost with the kernel that took it
             with contextlib.suppress(AssertionError):
                 boot = self.agent.ask("ping", 5)
-                if boot and boot != self.boot:
-                    self.boot = boot
-                    return
+            if boot and boot != self.boot:
+                self.boot = boot
+                if self.raw:
+                    self.start_raw()
+                return
             time.sleep(0.2)
         raise AssertionError("the guest did not come up: " + self.said())
+
+    def start_raw(self):
+        """Take the device from its driver, if there is one."""
+        found = self.agent.run(
+            "cd /sys/bus/pci/devices && grep -l 0x1ae0 */vendor").split()
+        device = "/sys/bus/pci/devices/" + found[0].split("/")[0]
+        self.agent.sh(f"cd {device}; [ ! -e driver ] ||"
+                      f" echo ${{PWD##*/}} >driver/unbind; echo 1 >enable")
+        self.agent.ask(f"raw {device}/resource0")
 
     def area(self, length, huge=False):
         return Area(self.agent, length, huge)
@@ -345,9 +369,12 @@ class Vm:
     def __enter__(self):
         return self
 
+    def explain(self):
+        print("\n".join("# " + line for line in self.said().splitlines()[-60:]))
+
     def __exit__(self, kind, *_):
         if kind and not issubclass(kind, Skip):
-            print("\n".join("# " + l for l in self.said().splitlines()[-60:]))
+            self.explain()
         self.close()
 
 
