@@ -4,6 +4,7 @@
 
 import re
 import sys
+import time
 
 import vm
 from vm import MIB, Vm
@@ -42,9 +43,11 @@ def lockless(tap):
         with tap.test("calls of one CPU complete during a call of another"):
             area = guest.area(64 * MIB, huge=True)
             assert len(area.gpas) == 64 * MIB // vm.PAGE
-            guest.agent.ask("overlap")
+            size, = guest.agent.ask(f"overlap {area.id}")
+            assert int(size) >= 8 * MIB, f"runs of {size} bytes only"
 
             def overlaps():
+                time.sleep(1)
                 found, total = contained(guest.qemu_log())
                 return found if total > 100 and found > 10 else 0
 

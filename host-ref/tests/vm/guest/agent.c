@@ -233,7 +233,7 @@ static struct {
 	struct area *wire;
 	uint32_t connections[MAX_THREADS + 1];
 } raw;
-static _Thread_local unsigned int raw_slot;
+static _Thread_local unsigned int raw_slot = MAX_THREADS;
 
 static int open_device(void)
 {
@@ -370,7 +370,7 @@ static void pin(unsigned int cpu)
 {
 	cpu_set_t set;
 
-	raw_slot = cpu + 1;	/* a thread's own, like a CPU's */
+	raw_slot = cpu;	/* a thread's own, like a CPU's */
 	CPU_ZERO(&set);
 	CPU_SET(cpu % sysconf(_SC_NPROCESSORS_ONLN), &set);
 	sched_setaffinity(0, sizeof(set), &set);
@@ -578,31 +578,30 @@ static void do_abuse(char **words)
 	answer("ok");
 }
 
+static int compare(const void *a, const void *b)
+{
+	const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+static struct area *common;
+static uint64_t run_start, run_length;	/* physical memory, all in that area */
+
 /* On one CPU calls that take long, on the other such that do not */
 static void *overlap(void *arg)
 {
 	struct worker *w = arg;
 	struct memctl_vmm_ret ret;
 	int fd = open_device();
-	uint64_t start = 0, length = 0;
 
-	/* The longest run of physical memory in the area of them all */
-	for (size_t i = 0, j; i < areas[0].length / PAGE; i = j) {
-		for (j = i + 1; j < areas[0].length / PAGE &&
-				areas[0].gpas[j] == areas[0].gpas[j - 1] + PAGE; j++)
-			;
-		if ((j - i) * PAGE > length) {
-			start = areas[0].gpas[i];
-			length = (j - i) * PAGE;
-		}
-	}
 	pin(w->cpu);
 	while (!atomic_load(&stop)) {
 		if (w->cpu) {
 			call(fd, MEMCTL_INFO, 0, 0, 0, &ret);
 		} else {
-			memset(areas[0].at, 2, areas[0].length);
-			w->failed += !done(fd, MEMCTL_DONTNEED, start, length);
+			memset(common->at, 2, common->length);
+			w->failed += !done(fd, MEMCTL_DONTNEED, run_start, run_length);
 		}
 		w->rounds++;
 	}
@@ -610,11 +609,24 @@ static void *overlap(void *arg)
 	return NULL;
 }
 
-/* overlap: in the first area */
-static void do_overlap(void)
+/* overlap ID: "ok BYTES", so many at a time */
+static void do_overlap(struct area *area)
 {
+	size_t nr = area->length / PAGE, j;
+
+	common = area;
+	run_length = 0;
+	qsort(area->gpas, nr, sizeof(*area->gpas), compare);
+	for (size_t i = 0; i < nr; i = j) {
+		for (j = i + 1; j < nr && area->gpas[j] == area->gpas[j - 1] + PAGE;)
+			j++;
+		if ((j - i) * PAGE > run_length) {
+			run_start = area->gpas[i];
+			run_length = (j - i) * PAGE;
+		}
+	}
 	start_workers(2, PAGE, overlap);
-	answer("ok");
+	answer("ok %" PRIu64, run_length);
 }
 
 /* The system ------------------------------------------------------------------- */
@@ -727,8 +739,8 @@ static void run(char *line)
 		do_unload();
 	else if (!strcmp(words[0], "abuse") && nr > 1)
 		do_abuse(words);
-	else if (!strcmp(words[0], "overlap"))
-		do_overlap();
+	else if (!strcmp(words[0], "overlap") && area)
+		do_overlap(area);
 	else if (!strcmp(words[0], "exit"))
 		exit(0);
 	else
