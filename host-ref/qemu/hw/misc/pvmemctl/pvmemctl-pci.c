@@ -201,7 +201,8 @@ static int pvmemctl_restore_attribute(PvmemctlDevice *s,
         return EINVAL;
     }
     rb = qemu_ram_block_by_name(from->block);
-    if (!rb || !rb->host || !rb->mr || !from->length ||
+    if (!rb || !rb->host || !rb->mr || !pvmemctl_is_main_block(rb->mr) ||
+        !from->length ||
         !QEMU_IS_ALIGNED(from->offset | from->length,
                          qemu_real_host_page_size()) ||
         from->offset > rb->used_length ||

@@ -55,6 +55,22 @@ static bool pvmemctl_is_main_memory(const MemoryRegionSection *section)
     return false;
 }
 
+bool pvmemctl_is_main_block(MemoryRegion *mr)
+{
+    MachineState *ms = current_machine;
+    MemoryRegion *root = mr;
+    MemoryRegionSection section = { .mr = mr };
+
+    while (root->container) {
+        root = root->container;
+        if (ms->device_memory && root == &ms->device_memory->mr) {
+            section.offset_within_address_space = ms->device_memory->base;
+        }
+    }
+    return !memory_region_is_rom(mr) && !memory_region_is_nonvolatile(mr) &&
+           pvmemctl_is_main_memory(&section);
+}
+
 /*
  * Blocks of virtio-mem that are not plugged are no RAM.  The guest can race
  * with its own requests to plug and unplug; pvmemctl_put_ram() looks again.

@@ -74,6 +74,8 @@ extern const PvmemctlVmm pvmemctl_vmm;
  */
 void pvmemctl_describe_ram(MemoryRegion *mr, uint64_t offset, uint64_t length,
                            PvmemctlRam *ram);
+/* Is it all memory that pvmemctl_vmm.get_ram() may find? */
+bool pvmemctl_is_main_block(MemoryRegion *mr);
 void pvmemctl_ram_init(void);
 
 /* pvmemctl-guard.c: accesses to what the guest has protected */
