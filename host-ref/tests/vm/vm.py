@@ -31,6 +31,7 @@ PAGE = oracle.PAGE
 MIB = 1 << 20
 # For whatever has to happen some time, on a machine that does other things too
 PATIENCE = 240
+oracle.QMP_SECONDS = PATIENCE
 
 # include/uapi/linux/pvmemctl.h
 (INFO, DONTNEED, REMOVE, FREE, PAGEOUT, DONTDUMP, NAME, MLOCK, MUNLOCK,
@@ -67,7 +68,6 @@ class Qmp(oracle.Qmp):
     def __init__(self, path):
         self.events = []
         super().__init__(path)
-        self.sock.settimeout(PATIENCE)
 
     def receive(self):
         messages = super().receive()
