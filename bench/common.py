@@ -31,6 +31,15 @@ class BenchError(Exception):
     """Something that the bench needs does not work; its text says what."""
 
 
+def run_bench(main):
+    """Run a bench: a signal ends the guest as well, an error is told in a line."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        main()
+    except BenchError as error:
+        sys.exit(f"bench: error: {error}")
+
+
 def say(text):
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
@@ -76,7 +85,10 @@ class Server:
         line = " ".join(str(word) for word in words)
         self.writer.write(line + "\n")
         self.writer.flush()
-        answer = self.reader.readline()
+        try:
+            answer = self.reader.readline()
+        except TimeoutError:
+            answer = f"nothing within {ANSWER_SECONDS} s"
         if not answer.startswith("ok "):
             raise BenchError(f"to '{line}' the answer was '{answer.strip()}'")
         return [int(word) for word in answer.split()[1:]]
@@ -228,6 +240,10 @@ class Report:
     def __init__(self, name, accelerator):
         self.name, self.accelerator = name, accelerator
         self.figures, self.goals, self.notes = [], [], []
+        self.path = os.path.join(OUT, name + ".json")
+        # A run that fails must not leave an older one's result
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(self.path)
 
     def figure(self, name, unit, ours, against=None, other=None, **more):
         """Of a list of rounds the median counts, and the spread is kept."""
@@ -255,14 +271,12 @@ class Report:
             self.notes.append(text)
 
     def write(self):
-        path = os.path.join(OUT, self.name + ".json")
         os.makedirs(OUT, exist_ok=True)
-        with open(path, "w", encoding="utf-8") as file:
+        with open(self.path, "w", encoding="utf-8") as file:
             json.dump({"name": self.name, "accelerator": self.accelerator,
                        "figures": self.figures, "goals": self.goals,
                        "notes": self.notes}, file, indent=1)
             file.write("\n")
-        return path
 
     def print(self):
         def number(value):
