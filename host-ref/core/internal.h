@@ -21,6 +21,16 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
+/*
+ * A VMM may be built so that all of the stack is cleared: not what is large,
+ * and read only as far as it was written.
+ */
+#if defined(__has_attribute) && __has_attribute(uninitialized)
+#define PVMEMCTL_UNINITIALIZED __attribute__((uninitialized))
+#else
+#define PVMEMCTL_UNINITIALIZED
+#endif
+
 #define PVMEMCTL_BIT(code) (UINT64_C(1) << (code))
 
 /* The kinds of attributes: setting one replaces another of the same kind */

@@ -527,8 +527,7 @@ static struct memctl_vmm_ret run_request(PvmemctlCore *core, uint64_t code,
                                          unsigned nr_ranges,
                                          const struct memctl_vmm_call *call)
 {
-    /* Large, and only what is used of it is ever written */
-    Run run;
+    Run run PVMEMCTL_UNINITIALIZED;
     int err;
 
     run.core = core;
@@ -555,7 +554,7 @@ static struct memctl_vmm_ret run_request(PvmemctlCore *core, uint64_t code,
 static struct memctl_vmm_ret run_vector(PvmemctlCore *core,
                                         const struct memctl_vmm_call *call)
 {
-    struct memctl_vmm_range table[MEMCTL_VECTOR_MAX];
+    struct memctl_vmm_range table[MEMCTL_VECTOR_MAX] PVMEMCTL_UNINITIALIZED;
     const PvmemctlFunction *f = pvmemctl_function(call->arg);
 
     if (!f || call->arg == MEMCTL_SET_VMA_ANON_NAME) {

@@ -82,12 +82,62 @@ static bool pvmemctl_is_plugged(const MemoryRegionSection *section)
     return !rdm || ram_discard_manager_is_populated(rdm, section);
 }
 
+/*
+ * Which backend a mapping is of; to find that out takes longer than a short
+ * system call.  Written by any thread that holds a reference on the region, so
+ * not after pvmemctl_block_removed(); keyed by the mapping's address, which is
+ * written last.
+ */
+typedef struct Backing {
+    void *host;
+    HostMemoryBackend *backend; /* NULL: memory without one */
+    bool is_file;
+} Backing;
+
+static Backing pvmemctl_backings[16];
+
+static Backing pvmemctl_backing(MemoryRegion *mr)
+{
+    void *host = mr->ram_block->host;
+    Backing found = { .host = host };
+
+    for (int i = 0; i < ARRAY_SIZE(pvmemctl_backings); i++) {
+        if (qatomic_load_acquire(&pvmemctl_backings[i].host) == host) {
+            return pvmemctl_backings[i];
+        }
+    }
+    found.backend = (HostMemoryBackend *)
+        object_dynamic_cast(mr->owner, TYPE_MEMORY_BACKEND);
+    found.is_file = object_dynamic_cast(mr->owner, TYPE_MEMORY_BACKEND_FILE);
+    for (int i = 0; i < ARRAY_SIZE(pvmemctl_backings); i++) {
+        Backing *b = &pvmemctl_backings[i];
+
+        /* Half of an entry is none */
+        if (!qatomic_cmpxchg(&b->host, NULL, b)) {
+            b->backend = found.backend;
+            b->is_file = found.is_file;
+            qatomic_store_release(&b->host, host);
+            break;
+        }
+    }
+    return found;
+}
+
+static void pvmemctl_forget_backing(void *host)
+{
+    for (int i = 0; i < ARRAY_SIZE(pvmemctl_backings); i++) {
+        if (qatomic_read(&pvmemctl_backings[i].host) == host) {
+            qatomic_set(&pvmemctl_backings[i].host, NULL);
+        }
+    }
+}
+
 /* How QEMU has set the mapping up, and what the operator wants of it */
 static unsigned pvmemctl_ram_flags(MemoryRegion *mr)
 {
     RAMBlock *rb = mr->ram_block;
-    HostMemoryBackend *backend = (HostMemoryBackend *)
-        object_dynamic_cast(mr->owner, TYPE_MEMORY_BACKEND);
+    Backing backing = pvmemctl_backing(mr);
+    HostMemoryBackend *backend = backing.backend;
     MachineState *ms = current_machine;
     bool merge = backend ? backend->merge : machine_mem_merge(ms);
     bool dump = machine_dump_guest_core(ms) && (!backend || backend->dump);
@@ -96,9 +146,7 @@ static unsigned pvmemctl_ram_flags(MemoryRegion *mr)
     if (qemu_ram_is_shared(rb)) {
         flags |= PVMEMCTL_RAM_SHARED;
     }
-    if (rb->fd >= 0 && (!qemu_ram_is_shared(rb) ||
-                        object_dynamic_cast(mr->owner,
-                                            TYPE_MEMORY_BACKEND_FILE))) {
+    if (rb->fd >= 0 && (!qemu_ram_is_shared(rb) || backing.is_file)) {
         flags |= PVMEMCTL_RAM_FILE;
     }
     /* Anonymous memory gets the machine's default whatever the backend says */
@@ -266,6 +314,7 @@ static void pvmemctl_block_removed(RAMBlockNotifier *n, void *host, size_t size,
                                    size_t max_size)
 {
     pvmemctl_ledger_forget(pvmemctl_process.ledger, host, max_size);
+    pvmemctl_forget_backing(host);
 }
 
 static RAMBlockNotifier pvmemctl_block_notifier = {
