@@ -2012,8 +2012,8 @@ TEST_F(memory, tracepoint)
 			      &self->buf));
 	file_write(enable, "0");
 	snprintf(want, sizeof(want),
-		 "pvmemctl_call: func=DONTNEED addr=0x%llx length=0x%zx arg=0x0 err=0 errno=0 code=0 ns=",
-		 (unsigned long long)self->addr, page_size);
+		 "pvmemctl_call: func=MPROTECT_RW addr=0x%llx length=0x%zx arg=0x0 err=0 errno=0 code=0 ns=",
+		 (unsigned long long)self->addr, self->length);
 	file = fopen(TRACEFS "/trace", "r");
 	ASSERT_NE(NULL, file);
 	while (fgets(line, sizeof(line), file))

@@ -143,13 +143,16 @@ static int first_piece(Run *run, const struct memctl_vmm_range *range,
     err = pvmemctl_function_plan(&core->options, run->code, first, action,
                                  &run->granule);
     ram.length = first->length;
-    while (!err && (addr += ram.length, length -= ram.length)) {
+    while (addr += ram.length, length -= ram.length) {
         if (!core->vmm->get_ram(core->opaque, addr, length, &ram)) {
             err = EINVAL;
+            run->granule = 0;
             break;
         }
-        err = pvmemctl_function_plan(&core->options, run->code, &ram, &other,
-                                     &run->granule);
+        if (!err) {
+            err = pvmemctl_function_plan(&core->options, run->code, &ram,
+                                         &other, &run->granule);
+        }
         core->vmm->put_ram(core->opaque, &ram, 0);
     }
     if (err) {

@@ -3,7 +3,9 @@
 #include "qemu/bswap.h"
 #include "qobject/qlist.h"
 #include "libqos/pci-pc.h"
+#include <sys/prctl.h>
 #include <sys/sysinfo.h>
+#include <linux/prctl.h>
 #include "pvmemctl-util.h"
 
 /* Machines */
@@ -494,6 +496,17 @@ bool host_has_thp(void)
 bool host_has_ksm(void)
 {
     return !access("/sys/kernel/mm/ksm", F_OK);
+}
+
+bool host_has_names(void)
+{
+    void *p = mmap(NULL, getpagesize(), PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS,
+                   -1, 0);
+    bool has = !prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, p, getpagesize(),
+                      "probe");
+
+    munmap(p, getpagesize());
+    return has;
 }
 
 bool host_has_swap(void)

@@ -117,6 +117,7 @@ unsigned host_mappings(QTestState *qts);
 uint64_t host_heap(QTestState *qts);
 bool host_has_thp(void);
 bool host_has_ksm(void);
+bool host_has_names(void);
 bool host_has_swap(void);
 /* Enough for all RAM */
 bool host_has_huge_pages(void);
