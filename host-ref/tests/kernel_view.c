@@ -11,8 +11,10 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
+#include <linux/magic.h>
 #include <linux/prctl.h>
 
 #include "kernel_view.h"
@@ -405,6 +407,13 @@ bool has_swap(void)
 }
 
 /* Some file systems in memory cannot punch holes */
+bool is_in_memory(int region)
+{
+    struct statfs fs;
+
+    return !fstatfs(fake.regions[region].fd, &fs) && fs.f_type == TMPFS_MAGIC;
+}
+
 bool can_punch(int region)
 {
     const Region *r = &fake.regions[region];

@@ -73,5 +73,7 @@ bool has_ksm(void);
 bool has_thp(void);
 bool has_swap(void);
 bool can_punch(int region);
+/* Is the file behind it on a file system without a disk? */
+bool is_in_memory(int region);
 
 #endif

@@ -132,7 +132,7 @@ def virtio_mem(tap):
             device=("allow=all",), append="memory_hotplug.online_policy=auto-movable",
             qemu=("-m", "256M,slots=4,maxmem=2G",
                   "-object", "memory-backend-ram,id=memv,size=512M",
-                  "-device", "virtio-mem,id=vm0,memdev=memv,requested-size=0"
+                  "-device", "virtio-mem-pci,id=vm0,memdev=memv,requested-size=0"
                   )) as guest:
         if guest.agent.sh("test -e /sys/bus/virtio/drivers/virtio_mem")[0]:
             raise Skip("this kernel has no virtio-mem")

@@ -204,11 +204,11 @@ def unplug(guest):
     if not guest.agent.sh("ls /sys/bus/pci/slots | grep -q .")[0] == 0:
         raise Skip("this kernel does not unplug PCI devices")
     area = guest.set_all()
-    guest.qmp.events.clear()
     guest.qmp.command("device_del", id="pv0")
-    guest.qmp.wait_event("DEVICE_DELETED")
-    info = guest.info()
-    assert not info["devices"] and not info["ledger"], info
+    # Not DEVICE_DELETED: "info mtree -f", which the oracle asks for, leaks views
+    # of memory in QEMU, and what is in such a view is never finalised
+    vm.wait_until(lambda: not guest.info()["devices"], "the device leaves")
+    assert not guest.info()["ledger"], guest.info()
     # Nobody is left who could set anything: as QEMU made it, in 1.0 too
     guest.assert_default(by_guest=False)
     guest.assert_contents(area)
