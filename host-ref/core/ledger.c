@@ -287,7 +287,8 @@ int pvmemctl_ledger_apply(PvmemctlLedger *l, const void *owner, uint64_t code,
         .huge = is_huge(ram),
         .owner = owner,
     };
-    bool undo = is_default(code, new.arg, new.undo);
+    bool undo = is_default(code, new.arg, new.undo), fresh;
+    unsigned i;
     int err = 0;
 
     if (kind != PVMEMCTL_KIND_NAME) {
@@ -299,8 +300,7 @@ int pvmemctl_ledger_apply(PvmemctlLedger *l, const void *owner, uint64_t code,
     } else if (undo) {
         /* It may leave one piece more than there was */
         if (l->nr >= room(l)) {
-            unsigned i = find(l, kind, start);
-
+            i = find(l, kind, start);
             if (is_of(l, i, kind) && l->attributes[i].start < start &&
                 l->attributes[i].end > end) {
                 err = ENOSPC;
@@ -319,12 +319,15 @@ int pvmemctl_ledger_apply(PvmemctlLedger *l, const void *owner, uint64_t code,
             err = ENOSPC;
         }
         if (!err) {
+            i = find(l, kind, start);
+            fresh = !is_of(l, i, kind) || l->attributes[i].start >= end;
             keep_whole(l, ram, addr);
             err = set_range(l, kind, start, end, &new, ram);
         }
         if (!err) {
             err = pvmemctl_action_run(action, addr, length);
-            if (err && is_impossible(err)) {
+            /* What was set there before still is */
+            if (err && fresh && is_impossible(err)) {
                 set_range(l, kind, start, end, NULL, NULL);
             }
         }

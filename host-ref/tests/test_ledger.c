@@ -658,6 +658,23 @@ static void a_large_one_is_undone_in_chunks(void **state)
     assert_int_equal(fake.calls[CALL_MPROTECT], BIG_SIZE / PVMEMCTL_CHUNK);
 }
 
+static int no_second_mprotect(SysCall call, char *addr, uint64_t length,
+                              int value)
+{
+    return call == CALL_MPROTECT && value == PROT_READ ? EINVAL : 0;
+}
+
+static void what_is_replaced_in_vain_stays_on_record(void **state)
+{
+    assert_done(MEMCTL_MPROTECT_NONE, gpa(LEFT, 2), 4 * page_size, 0);
+    fake.on_call = no_second_mprotect;
+    assert_failed(EINVAL, MEMCTL_MPROTECT_R, gpa(LEFT, 2), 4 * page_size, 0);
+    assert_int_equal(info().attributes, 1);
+    assert_true(only_protected(LEFT, 2, 4, "---"));
+    assert_int_equal(pvmemctl_core_reset(core), 0);
+    assert_true(only_protected(LEFT, 0, REGION_PAGES, "rw-"));
+}
+
 /*
  * The kernel never joins mappings of hugetlb memory again: borders count also when
  * nothing is set any more, but each only once.
@@ -923,6 +940,7 @@ static const struct CMUnitTest ledger_tests[] = {
     TEST(one_that_cannot_be_undone_keeps_no_other),
     TEST(what_cannot_be_undone_in_chunks_is_undone_whole),
     TEST(a_large_one_is_undone_in_chunks),
+    TEST(what_is_replaced_in_vain_stays_on_record),
     TEST_HUGE(borders_in_huge_pages_are_counted_for_ever),
     TEST(a_device_gives_back_only_what_it_has_set),
     TEST(a_mapping_that_is_gone_is_forgotten),
