@@ -193,10 +193,7 @@ static bool is_default(uint8_t code, uint64_t arg, uint8_t undo)
     return code == undo && (code != MEMCTL_SET_VMA_ANON_NAME || !arg);
 }
 
-/*
- * The kernel cannot do that here at all, or may not: then nothing was set, and
- * to undo it would be just as impossible, for ever.
- */
+/* The kernel cannot do that here at all, or may not */
 static bool is_impossible(int err)
 {
     return err == EINVAL || err == EBADF || err == EPERM || err == ENOSYS ||
@@ -274,6 +271,21 @@ static void forget_cuts(PvmemctlLedger *l, uintptr_t start, uintptr_t end)
     l->nr_cuts = kept;
 }
 
+/*
+ * An attribute that the kernel would not set, where there was none of its kind.
+ * Part of the range may have it all the same, so it is undone first: the record
+ * goes if that works, or is just as impossible.
+ */
+static void drop_impossible(PvmemctlLedger *l, const PvmemctlAttribute *a,
+                            uintptr_t start, uintptr_t end)
+{
+    int err = run_code(a->undo, 0, start, end);
+
+    if (!err || is_impossible(err)) {
+        set_range(l, kind_of(a->code), start, end, NULL, NULL);
+    }
+}
+
 int pvmemctl_ledger_apply(PvmemctlLedger *l, const void *owner, uint64_t code,
                           const PvmemctlAction *action,
                           const PvmemctlRam *ram, void *addr, uint64_t length)
@@ -326,9 +338,8 @@ int pvmemctl_ledger_apply(PvmemctlLedger *l, const void *owner, uint64_t code,
         }
         if (!err) {
             err = pvmemctl_action_run(action, addr, length);
-            /* What was set there before still is */
             if (err && fresh && is_impossible(err)) {
-                set_range(l, kind, start, end, NULL, NULL);
+                drop_impossible(l, &new, start, end);
             }
         }
     }
