@@ -360,6 +360,24 @@ static int undo_part(PvmemctlLedger *l, const PvmemctlAttribute *a,
     return err ? err : set_range(l, kind_of(a->code), start, end, NULL, NULL);
 }
 
+/*
+ * As much of an attribute as is wanted.  What kernels are built without, or do
+ * not do for all memory, was never set if it cannot be undone.
+ */
+static bool undo_whole(PvmemctlLedger *l, const PvmemctlAttribute *a,
+                       uintptr_t start, uintptr_t end)
+{
+    PvmemctlKind kind = kind_of(a->code);
+    int err = undo_part(l, a, start, end);
+
+    if (is_impossible(err) &&
+        (kind == PVMEMCTL_KIND_NAME || kind == PVMEMCTL_KIND_MERGE ||
+         kind == PVMEMCTL_KIND_HUGE)) {
+        err = set_range(l, kind, start, end, NULL, NULL);
+    }
+    return !err;
+}
+
 static bool is_wanted(const PvmemctlAttribute *a, const void *owner,
                       uintptr_t start, uintptr_t end)
 {
@@ -394,7 +412,7 @@ static unsigned undo_all(PvmemctlLedger *l, const void *owner, uintptr_t start,
                                                       : to;
         if (a.start == from && chunk < to && !undo_part(l, &a, from, chunk)) {
             behind = chunk;
-        } else if (undo_part(l, &a, from, to)) {
+        } else if (!undo_whole(l, &a, from, to)) {
             failed++;
         }
         pthread_mutex_unlock(&l->lock);
