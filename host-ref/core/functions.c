@@ -34,7 +34,7 @@ static unsigned class_of(const PvmemctlRam *ram)
 {
     bool shared = ram->flags & PVMEMCTL_RAM_SHARED;
 
-    if (ram->page_size > (uint64_t)sysconf(_SC_PAGESIZE)) {
+    if (pvmemctl_is_huge(ram)) {
         return shared ? HUGE_SHARED : HUGE_PRIVATE;
     }
     if (ram->flags & PVMEMCTL_RAM_FILE) {

@@ -7,6 +7,7 @@
 
 #include <sys/mman.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include "pvmemctl-core.h"
 
@@ -78,6 +79,12 @@ typedef struct PvmemctlFunction {
     uint8_t kind;               /* PvmemctlKind */
     uint8_t flags;
 } PvmemctlFunction;
+
+/* Is it hugetlb memory?  That is cut between its pages only, and for ever. */
+static inline bool pvmemctl_is_huge(const PvmemctlRam *ram)
+{
+    return ram->page_size > (uint64_t)sysconf(_SC_PAGESIZE);
+}
 
 /* functions.c */
 

@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "internal.h"
 
@@ -200,11 +199,6 @@ static bool is_impossible(int err)
            err == EOPNOTSUPP;
 }
 
-static bool is_huge(const PvmemctlRam *ram)
-{
-    return ram->page_size > (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
 /*
  * The kernel joins two anonymous mappings again only if they have been one when
  * the first page was written.  What a guest sets on memory that nobody has
@@ -221,7 +215,7 @@ static void keep_whole(const PvmemctlLedger *l, const PvmemctlRam *ram,
     uintptr_t start = (uintptr_t)ram->block, end = start + ram->block_length;
 
     /* hugetlb mappings are never joined */
-    if (ram->flags & PVMEMCTL_RAM_SHARED || is_huge(ram)) {
+    if (ram->flags & PVMEMCTL_RAM_SHARED || pvmemctl_is_huge(ram)) {
         return;
     }
     for (int kind = PVMEMCTL_KIND_NONE + 1; kind < PVMEMCTL_NR_KINDS; kind++) {
@@ -240,7 +234,8 @@ static bool cut_huge(PvmemctlLedger *l, const PvmemctlRam *ram, uintptr_t addr)
     uintptr_t block = (uintptr_t)ram->block;
     unsigned i = 0;
 
-    if (!is_huge(ram) || addr == block || addr == block + ram->block_length) {
+    if (!pvmemctl_is_huge(ram) || addr == block ||
+        addr == block + ram->block_length) {
         return true;
     }
     while (i < l->nr_cuts && l->cuts[i] < addr) {
@@ -296,7 +291,7 @@ int pvmemctl_ledger_apply(PvmemctlLedger *l, const void *owner, uint64_t code,
         .code = code,
         .undo = pvmemctl_function_undo(kind, ram->flags),
         .arg = action->arg,
-        .huge = is_huge(ram),
+        .huge = pvmemctl_is_huge(ram),
         .owner = owner,
     };
     bool undo = is_default(code, new.arg, new.undo), fresh;
