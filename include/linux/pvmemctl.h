@@ -12,6 +12,8 @@
 
 #include <uapi/linux/pvmemctl.h>
 
+struct kobject;
+
 /* Every function code, with the name that tracing and debugfs show */
 #define PVMEMCTL_FUNCTIONS(F)				\
 	F(MEMCTL_INFO,			"INFO")		\
@@ -54,6 +56,9 @@ enum pvmemctl_event {
 };
 
 #if IS_ENABLED(CONFIG_PVMEMCTL_CORE)
+
+/* /sys/kernel/mm/pvmemctl, where consumers have a folder each; NULL without sysfs */
+extern struct kobject *pvmemctl_kobj;
 
 long memctl_vmm_call(__u64 func_code, __u64 addr, __u64 length, __u64 arg,
 		     struct memctl_buf *buf);

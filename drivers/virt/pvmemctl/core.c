@@ -28,6 +28,7 @@
 #include <linux/io.h>
 #include <linux/ioport.h>
 #include <linux/irqflags.h>
+#include <linux/kobject.h>
 #include <linux/kref.h>
 #include <linux/log2.h>
 #include <linux/memory.h>
@@ -42,6 +43,7 @@
 #include <linux/seq_file.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
+#include <linux/sysfs.h>
 #include <linux/topology.h>
 #include <linux/workqueue.h>
 
@@ -1518,8 +1520,30 @@ void pvmemctl_unregister_notifier(struct notifier_block *nb)
 	blocking_notifier_chain_unregister(&pvmemctl_chain, nb);
 }
 
+/* What kernel callers can ask for now */
+static ssize_t protocol_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
+{
+	struct pvmemctl *pm;
+
+	guard(rcu)();
+	pm = rcu_dereference(pvmemctl_provider);
+	if (!pm)
+		return sysfs_emit(buf, "none\n");
+	return sysfs_emit(buf, "%u.%u\n", MEMCTL_PROTOCOL_MAJOR, READ_ONCE(pm->minor));
+}
+static struct kobj_attribute pvmemctl_protocol_attr = __ATTR_RO(protocol);
+
+struct kobject *pvmemctl_kobj;
+
 static int __init pvmemctl_init(void)
 {
+	/* Consumers do without their folders where this fails */
+	if (IS_ENABLED(CONFIG_SYSFS) && mm_kobj)
+		pvmemctl_kobj = kobject_create_and_add("pvmemctl", mm_kobj);
+	if (pvmemctl_kobj &&
+	    sysfs_create_file(pvmemctl_kobj, &pvmemctl_protocol_attr.attr))
+		pr_warn("no memory for /sys/kernel/mm/pvmemctl/protocol\n");
+
 	pvmemctl_debugfs = debugfs_create_dir("pvmemctl", NULL);
 	atomic_notifier_chain_register(&panic_notifier_list, &pvmemctl_panic_nb);
 	hotplug_memory_notifier(pvmemctl_memory_changed, DEFAULT_CALLBACK_PRI);
