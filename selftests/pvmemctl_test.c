@@ -27,6 +27,7 @@
 
 #include "../kselftest_harness.h"
 #include "oracle.h"
+#include "util.h"
 
 #define DEVICE		"/dev/pvmemctl0"
 #define DEBUGFS		"/sys/kernel/debug/pvmemctl"
@@ -35,15 +36,6 @@
 #define PATTERN		0x5a
 
 static size_t page_size;
-
-static int raw_call(int fd, uint64_t func, uint64_t addr, uint64_t length, uint64_t arg,
-		    struct memctl_buf *buf)
-{
-	buf->call = (struct memctl_vmm_call) {
-		.func_code = func, .addr = addr, .length = length, .arg = arg,
-	};
-	return ioctl(fd, MEMCTL_IOCTL, buf) ? errno : 0;
-}
 
 /* Guest-physical address of a page that is present, or 0 */
 static uint64_t physical(const void *addr)
@@ -60,33 +52,6 @@ static uint64_t physical(const void *addr)
 	if (!(entry >> 63))
 		return 0;
 	return (entry & ((1ULL << 55) - 1)) * page_size;
-}
-
-/* The first line of a file, without its end; "" if there is none */
-static const char *file_text(const char *path)
-{
-	static char text[512];
-	FILE *file = fopen(path, "r");
-
-	text[0] = '\0';
-	if (file) {
-		if (fgets(text, sizeof(text), file))
-			text[strcspn(text, "\n")] = '\0';
-		fclose(file);
-	}
-	return text;
-}
-
-static bool file_write(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY);
-	bool ok;
-
-	if (fd < 0)
-		return false;
-	ok = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-	close(fd);
-	return ok;
 }
 
 static bool all_bytes(const unsigned char *mem, size_t length, unsigned char value)
@@ -1969,34 +1934,14 @@ TEST_F(device, counters)
  */
 TEST_F(device, lost_connections)
 {
-	const char *pci = "/sys/class/misc/pvmemctl0/device";
-	unsigned long before;
-	volatile uint32_t *command;
-	char path[128];
-	uint64_t bar;
-	char *map;
-	int fd;
+	unsigned long before = handshakes();
 
-	snprintf(path, sizeof(path), "%s/resource", pci);
-	bar = strtoull(file_text(path), NULL, 16);
-	snprintf(path, sizeof(path), "%s/resource0", pci);
-	fd = open(path, O_RDWR | O_SYNC | O_CLOEXEC);
-	if (fd < 0)
-		SKIP(return, "%s: %s", path, strerror(errno));
-	map = mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (map == MAP_FAILED)
-		SKIP(return, "%s: mmap: %s", path, strerror(errno));
-	command = (void *)(map + (bar & (page_size - 1)) + MEMCTL_REG_COMMAND);
-
-	before = handshakes();
-	*command = htole32(MEMCTL_CMD_DISCONNECT);
-	ASSERT_EQ(htole32(MEMCTL_ANSWER_ERROR), *command);
+	if (!disconnect())
+		SKIP(return, "no access to the device's registers");
 	EXPECT_EQ(0, raw_call(self->fd, MEMCTL_INFO, 0, 0, 0, &self->buf));
 	EXPECT_EQ(0, self->buf.ret.ret_errno);
 	EXPECT_EQ(1, self->buf.ret.arg0);
 	EXPECT_EQ(before + 1, handshakes());
-	munmap(map, page_size);
-	close(fd);
 }
 
 TEST_F(memory, tracepoint)
@@ -2024,12 +1969,6 @@ TEST_F(memory, tracepoint)
 }
 
 /* Unplug ----------------------------------------------------------------- */
-
-static bool set_bound(const char *name, bool bound)
-{
-	return file_write(bound ? "/sys/bus/pci/drivers/pvmemctl_pci/bind" :
-				  "/sys/bus/pci/drivers/pvmemctl_pci/unbind", name);
-}
 
 TEST_F(memory, unbind_while_open)
 {
