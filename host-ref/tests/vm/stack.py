@@ -1,0 +1,111 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Kernel stacks of the pool: what ends a guest, what outlives one, who may not use it."""
+
+import sys
+import tempfile
+
+import vm
+from vm import BUILD, Vm, wait_until
+
+FIGURES = "/sys/kernel/mm/pvmemctl/stack/"
+DRIVE = "/sys/kernel/debug/stack_pool_test/"
+
+
+def boot(*options, **more):
+    return Vm("--kernel", "distro", *options, **more)
+
+
+def figure(guest, name):
+    return int(guest.agent.run(f"cat {FIGURES}{name}"))
+
+
+def wait_active(guest):
+    wait_until(lambda: figure(guest, "active") and figure(guest, "idle"), "the pool is in use")
+
+
+def dies(guest, command, complaint):
+    """The guest ends with that complaint when a thread of the pool runs the command."""
+    wait_active(guest)
+    taken = figure(guest, "taken")
+    guest.agent.sh("true; true; true; true")
+    assert figure(guest, "taken") > taken, "no thread has a stack of the pool"
+    guest.agent.send("sh " + command)
+    assert guest.process.wait(60) == 70, guest.said()
+    assert complaint in guest.console(), guest.said()
+
+
+def end_written(tap):
+    for value in (0, 1):
+        with tap.test(f"0x{value:x} at the end of a stack is found"), boot() as guest:
+            dies(guest, f"echo {value} >{DRIVE}end", "corrupted stack end detected")
+
+
+def overflow(tap):
+    with tap.test("a stack that overflows hits its guard page"), boot() as guest:
+        dies(guest, f"echo 30000 >{DRIVE}deep", "stack guard page was hit")
+
+
+def deep_is_right(tap):
+    with tap.test("the last page of a stack may be used"), boot() as guest:
+        wait_active(guest)
+        for depth in (5000, 9000, 13000, 15000):
+            guest.agent.run(f"for i in 1 2 3 4 5 6 7 8; do echo {depth} >{DRIVE}deep; done")
+        depth = [int(n) for n in guest.agent.run(f"cat {FIGURES}depth").split()]
+        assert depth[4] > 0, depth
+        guest.power_off()
+
+
+def refusals(tap):
+    for name, options in (("without ZERO", {"device": ["allow=dontneed:nohugepage:hugepage"]}),
+                          ("of protocol 1.0", {"device": ["x-protocol=1.0"]})):
+        with tap.test(f"the pool is not used on a host {name}"), boot(**options) as guest:
+            guest.agent.run("sleep 1")
+            assert not figure(guest, "active")
+            assert not figure(guest, "grown")
+            guest.power_off()
+    for backing, active in (("anon", 1), ("memfd", 0)):
+        with tap.test(f"pvmemctl.stack=probe on 1.0 looks whether {backing} is zeroed"), \
+             boot("--backing", backing, device=["x-protocol=1.0"],
+                  append="pvmemctl.stack=probe") as guest:
+            guest.agent.run("sleep 1")
+            assert figure(guest, "active") == active
+            guest.power_off()
+    with tap.test("pvmemctl.stack=off cannot be undone"), \
+         boot(append="pvmemctl.stack=off") as guest:
+        guest.agent.run("sleep 1")
+        assert not figure(guest, "active")
+        status, _ = guest.agent.sh(f"echo 1 >{FIGURES}enabled")
+        assert status
+        guest.power_off()
+
+
+def hibernate(tap):
+    """The image is made while a task uses its stack; that one has to be cleared."""
+    with tap.test("stacks are right after hibernation"), \
+         tempfile.NamedTemporaryFile(dir=BUILD, suffix=".swap") as disk:
+        disk.truncate(600 << 20)
+        options = {
+            "qemu": ["-drive", f"file={disk.name},if=none,id=swap,format=raw",
+                     "-device", "virtio-blk-pci,drive=swap"],
+            "append": "resume=/dev/vda nokaslr no_console_suspend",
+        }
+        with boot(**options) as guest:
+            wait_active(guest)
+            guest.agent.run("mkswap /dev/vda && swapon /dev/vda")
+            guest.agent.run(f"for i in 1 2 3 4 5 6 7 8; do echo 13000 >{DRIVE}deep; done")
+            guest.agent.run("echo keep >/tmp/kept")
+            guest.agent.send("sh echo disk >/sys/power/state")
+            guest.process.wait(240)
+            assert "Image saving done" in guest.console() or "hibernation" in guest.console(), \
+                guest.said()
+        with boot(**options) as guest:
+            assert guest.agent.run("cat /tmp/kept") == "keep\n", "it did not resume"
+            wait_active(guest)
+            left = guest.agent.run(f"for i in $(seq 300); do cat {DRIVE}left; done")
+            assert set(left.split()) == {"0"}, left
+            guest.power_off()
+
+
+if __name__ == "__main__":
+    sys.exit(vm.main(deep_is_right, end_written, overflow, refusals, hibernate))

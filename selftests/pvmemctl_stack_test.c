@@ -1,0 +1,585 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Tests of the pool of kernel stacks: what thousands of threads cost the host, as the
+ * oracle sees it (oracle.h), and that no thread sees what another one left.
+ *
+ * They need root, a device that can zero, and the module stack_pool_test
+ * (CONFIG_PVMEMCTL_STACK_TEST).
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <limits.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "../kselftest_harness.h"
+#include "oracle.h"
+#include "util.h"
+
+#define FIGURES		"/sys/kernel/mm/pvmemctl/stack/"
+#define CHUNKS		"/sys/kernel/debug/stack_pool/chunks"
+#define DRIVE		"/sys/kernel/debug/stack_pool_test/"
+
+#define DEEP		"12800"	/* bytes: all but the last page */
+#define PATIENCE	30	/* seconds for what has to happen some time */
+
+static long figure(const char *name)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), FIGURES "%s", name);
+	return atol(file_text(path));
+}
+
+static bool set_figure(const char *name, const char *value)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), FIGURES "%s", name);
+	return file_write(path, value);
+}
+
+/* Of one stack: 4, and twice as many with KASAN, whose frames are larger too */
+static long stack_pages(void)
+{
+	return figure("pages") / (figure("stacks") + figure("idle"));
+}
+
+/* How many pages of the pool the host holds, or -1; of which address the last chunk is */
+static long host_pages(int oracle, uint64_t *last)
+{
+	struct oracle_answer answer;
+	unsigned long long addr, size;
+	long pages = 0;
+	char line[256];
+	FILE *file;
+
+	file = fopen(CHUNKS, "r");
+	if (!file)
+		return -1;
+	while (pages >= 0 && fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "0x%llx 0x%llx", &addr, &size) != 2)
+			continue;
+		if (last)
+			*last = addr;
+		if (!oracle_state(oracle, addr, size, &answer))
+			pages = -1;
+		else
+			pages += oracle_number(&answer, "resident");
+	}
+	fclose(file);
+	return pages;
+}
+
+static double now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec + time.tv_nsec / 1e9;
+}
+
+/* Wait for a condition; false if it does not come */
+#define WAIT_UNTIL(condition) ({				\
+	const double end_ = now() + PATIENCE;			\
+	bool ok_;						\
+								\
+	while (!(ok_ = (condition)) && now() < end_)		\
+		usleep(20000);					\
+	ok_;							\
+})
+
+/* Threads ----------------------------------------------------------------- */
+
+enum { GO_IDLE, GO_DEEP, GO_LOOK, GO_THIN, GO_EXIT };
+
+/* Of so many threads one stays at GO_THIN */
+#define THIN		40
+
+struct crew {
+	unsigned int nr;
+	pthread_t *thread;
+	pthread_mutex_t lock;
+	pthread_cond_t turn;
+	int order;		/* GO_*: under the lock, as all below */
+	unsigned int done;	/* threads that have followed it */
+	unsigned int failed;	/* ... or could not */
+	long left;		/* words of others that they saw */
+};
+
+static bool go_deep(void)
+{
+	return file_write(DRIVE "deep", DEEP);
+}
+
+/* Words of the pattern that are on this thread's stack; -1 if it cannot tell */
+static long look(void)
+{
+	char text[32] = "";
+	int fd = open(DRIVE "left", O_RDONLY);
+
+	if (fd < 0)
+		return -1;
+	if (read(fd, text, sizeof(text) - 1) <= 0)
+		strcpy(text, "-1");
+	close(fd);
+	return atol(text);
+}
+
+static void *crew_member(void *data)
+{
+	struct crew *crew = data;
+	int followed = GO_IDLE;
+	unsigned int number;
+	long left = 0;
+	bool ok = true;
+
+	pthread_mutex_lock(&crew->lock);
+	number = crew->done;
+	for (;;) {
+		crew->done++;
+		crew->failed += !ok || left < 0;
+		crew->left += left > 0 ? left : 0;
+		pthread_cond_broadcast(&crew->turn);
+		while (crew->order == followed)
+			pthread_cond_wait(&crew->turn, &crew->lock);
+		followed = crew->order;
+		if (followed == GO_EXIT || (followed == GO_THIN && number % THIN))
+			break;
+		pthread_mutex_unlock(&crew->lock);
+		ok = followed != GO_DEEP || go_deep();
+		left = followed == GO_LOOK ? look() : 0;
+		pthread_mutex_lock(&crew->lock);
+	}
+	pthread_mutex_unlock(&crew->lock);
+	return NULL;
+}
+
+/* All threads have started, and wait */
+static bool crew_start(struct crew *crew, unsigned int nr)
+{
+	pthread_attr_t attr;
+
+	memset(crew, 0, sizeof(*crew));
+	pthread_mutex_init(&crew->lock, NULL);
+	pthread_cond_init(&crew->turn, NULL);
+	crew->thread = calloc(nr, sizeof(*crew->thread));
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, 16 * 1024);
+	while (crew->nr < nr &&
+	       !pthread_create(&crew->thread[crew->nr], &attr, crew_member, crew))
+		crew->nr++;
+	pthread_mutex_lock(&crew->lock);
+	while (crew->done < crew->nr)
+		pthread_cond_wait(&crew->turn, &crew->lock);
+	pthread_mutex_unlock(&crew->lock);
+	return crew->nr == nr;
+}
+
+/* All threads have done what they are told; true if all could */
+static bool crew_order(struct crew *crew, int order)
+{
+	bool ok;
+
+	pthread_mutex_lock(&crew->lock);
+	crew->done = 0;
+	crew->failed = 0;
+	crew->order = order;
+	pthread_cond_broadcast(&crew->turn);
+	while (order < GO_THIN && crew->done < crew->nr)
+		pthread_cond_wait(&crew->turn, &crew->lock);
+	ok = !crew->failed;
+	pthread_mutex_unlock(&crew->lock);
+	return ok;
+}
+
+static void crew_end(struct crew *crew)
+{
+	unsigned int i;
+
+	crew_order(crew, GO_EXIT);
+	for (i = 0; i < crew->nr; i++)
+		pthread_join(crew->thread[i], NULL);
+	free(crew->thread);
+	crew->nr = 0;
+}
+
+/* Tests --------------------------------------------------------------------- */
+
+FIXTURE(stack) {
+	unsigned int many;	/* threads; fewer where they are slow */
+	int oracle;
+	struct crew crew;
+	long taken;
+	long fallbacks;
+};
+
+FIXTURE_SETUP(stack)
+{
+	if (access(FIGURES "active", R_OK))
+		SKIP(return, "no pool of kernel stacks");
+	if (access(DRIVE "deep", W_OK))
+		SKIP(return, "no module stack_pool_test, or no debugfs");
+	set_figure("enabled", "1");
+	if (!figure("active"))
+		SKIP(return, "this host does not serve the pool of kernel stacks");
+	self->oracle = oracle_open();
+	/* The first chunk is being made */
+	ASSERT_TRUE(WAIT_UNTIL(figure("idle") || figure("fallbacks")));
+	self->many = stack_pages() == 4 ? 2000 : 500;
+	self->taken = figure("taken");
+	self->fallbacks = figure("fallbacks");
+}
+
+FIXTURE_TEARDOWN(stack)
+{
+	if (self->crew.nr)
+		crew_end(&self->crew);
+	if (self->oracle >= 0)
+		close(self->oracle);
+}
+
+/* Of all threads that were made since the test began, the pool had a stack for these */
+static double served(struct __test_metadata *_metadata, FIXTURE_DATA(stack) *self)
+{
+	const double taken = figure("taken") - self->taken;
+
+	return taken / (taken + figure("fallbacks") - self->fallbacks);
+}
+
+TEST_F_TIMEOUT(stack, idle_threads, 300)
+{
+	long pages;
+
+	ASSERT_TRUE(crew_start(&self->crew, self->many));
+	EXPECT_LT(0.95, served(_metadata, self));
+	if (self->oracle < 0)
+		SKIP(return, "no oracle says what the host holds");
+	pages = host_pages(self->oracle, NULL);
+	TH_LOG("%ld pages of the host for %ld stacks", pages, figure("stacks"));
+	/* One page each, and some of threads that were there before, or are idle */
+	EXPECT_LE(self->many, pages);
+	EXPECT_GT(self->many * (stack_pages() == 4 ? 1.125 : 2.125) + 128, pages);
+}
+
+TEST_F_TIMEOUT(stack, deep_threads_give_back, 300)
+{
+	long idle, deep;
+
+	if (self->oracle < 0)
+		SKIP(return, "no oracle says what the host holds");
+	ASSERT_TRUE(crew_start(&self->crew, self->many / 2));
+	idle = host_pages(self->oracle, NULL);
+	ASSERT_TRUE(crew_order(&self->crew, GO_DEEP));
+	deep = host_pages(self->oracle, NULL);
+	/* Three or all four pages of each */
+	EXPECT_LT(self->many / 2 * 3, deep);
+	crew_end(&self->crew);
+	EXPECT_TRUE(WAIT_UNTIL(host_pages(self->oracle, NULL) <= idle * 1.1)) {
+		TH_LOG("idle %ld, deep %ld, afterwards %ld", idle, deep,
+		       host_pages(self->oracle, NULL));
+	}
+	EXPECT_LT(self->many / 2, figure("released"));
+}
+
+/* A stack that was used is as if it was new, whoever cleared it: the host or the guest */
+TEST_F_TIMEOUT(stack, nothing_left, 300)
+{
+	unsigned int round;
+
+	for (round = 0; round < 4; round++) {
+		ASSERT_TRUE(crew_start(&self->crew, 500));
+		ASSERT_TRUE(crew_order(&self->crew, GO_LOOK));
+		EXPECT_EQ(0, self->crew.left);
+		ASSERT_TRUE(crew_order(&self->crew, GO_DEEP));
+		/* The test can fail */
+		ASSERT_TRUE(crew_order(&self->crew, GO_LOOK));
+		EXPECT_LT(500, self->crew.left);
+		crew_end(&self->crew);
+		/* With a bit of time for the pool, and without */
+		if (round & 1)
+			usleep(300000);
+	}
+}
+
+static atomic_bool storm_over;
+
+static void *shrink_storm(void *data)
+{
+	while (!storm_over) {
+		/* 4: without a line in the log each time */
+		file_write("/proc/sys/vm/drop_caches", "6");
+		usleep(20000);
+	}
+	return NULL;
+}
+
+static void *switch_storm(void *data)
+{
+	while (!storm_over) {
+		set_figure("enabled", "0");
+		usleep(3000);
+		set_figure("enabled", "1");
+		usleep(30000);
+	}
+	return NULL;
+}
+
+static void *churn_member(void *data)
+{
+	long *left = data;
+
+	*left = look();
+	if (!go_deep())
+		*left = -1;
+	return NULL;
+}
+
+/* Threads come and go, in any order, some deep, for a while; nobody sees old contents */
+static void churn(struct __test_metadata *_metadata, unsigned int rounds)
+{
+	enum { NR = 64 };
+	pthread_t thread[NR];
+	long left[NR];
+	unsigned int i, round;
+
+	for (round = 0; round < rounds; round++) {
+		for (i = 0; i < NR; i++)
+			ASSERT_EQ(0, pthread_create(&thread[i], NULL, churn_member, &left[i]));
+		for (i = 0; i < NR; i++) {
+			pthread_join(thread[i * 37 % NR], NULL);
+			ASSERT_EQ(0, left[i * 37 % NR]);
+		}
+	}
+}
+
+static void *hotplug_storm(void *data)
+{
+	while (!storm_over) {
+		file_write("/sys/devices/system/cpu/cpu1/online", "0");
+		usleep(50000);
+		file_write("/sys/devices/system/cpu/cpu1/online", "1");
+		usleep(50000);
+	}
+	return NULL;
+}
+
+/* ... while a CPU, which keeps stacks for itself, comes and goes */
+TEST_F_TIMEOUT(stack, cpu_hotplug, 300)
+{
+	pthread_t storm;
+
+	if (access("/sys/devices/system/cpu/cpu1/online", W_OK))
+		SKIP(return, "no CPU that can go offline");
+	storm_over = false;
+	ASSERT_EQ(0, pthread_create(&storm, NULL, hotplug_storm, NULL));
+	churn(_metadata, self->many / 50);
+	storm_over = true;
+	pthread_join(storm, NULL);
+}
+
+/* ... while the shrinker takes all that is idle */
+TEST_F_TIMEOUT(stack, shrinker, 300)
+{
+	pthread_t storm;
+	long shattered = figure("shattered");
+
+	storm_over = false;
+	ASSERT_EQ(0, pthread_create(&storm, NULL, shrink_storm, NULL));
+	churn(_metadata, self->many / 50);
+	storm_over = true;
+	pthread_join(storm, NULL);
+	EXPECT_LT(shattered, figure("shattered"));
+}
+
+/* ... while the pool is switched off and on */
+TEST_F_TIMEOUT(stack, switched, 300)
+{
+	pthread_t storm;
+
+	storm_over = false;
+	ASSERT_EQ(0, pthread_create(&storm, NULL, switch_storm, NULL));
+	churn(_metadata, self->many / 50);
+	storm_over = true;
+	pthread_join(storm, NULL);
+}
+
+/* Each allocation that a clone makes fails once */
+TEST_F_TIMEOUT(stack, no_memory, 300)
+{
+	static const char * const knobs[] = { "ignore-gfp-wait", "verbose" };
+	static const char * const dirs[] = { "failslab", "fail_page_alloc" };
+	char path[128], text[16];
+	unsigned int i, nth = 0;
+	pthread_t thread;
+	bool injected;
+	long left;
+	int fd, err;
+
+	for (i = 0; i < 4; i++) {
+		snprintf(path, sizeof(path), "/sys/kernel/debug/%s/%s", dirs[i / 2], knobs[i % 2]);
+		if (!file_write(path, "0"))
+			SKIP(return, "no fault injection");
+	}
+	fd = open("/proc/thread-self/fail-nth", O_RDWR);
+	ASSERT_LE(0, fd);
+	do {
+		snprintf(text, sizeof(text), "%u", ++nth);
+		ASSERT_LT(0, pwrite(fd, text, strlen(text), 0));
+		err = pthread_create(&thread, NULL, churn_member, &left);
+		memset(text, 0, sizeof(text));
+		ASSERT_LT(0, pread(fd, text, sizeof(text) - 1, 0));
+		injected = atoi(text) == 0;
+		ASSERT_LT(0, pwrite(fd, "0", 1, 0));
+		if (!err) {
+			pthread_join(thread, NULL);
+			ASSERT_EQ(0, left);
+		}
+	} while (injected);
+	EXPECT_LT(1, nth);
+	TH_LOG("%u allocations", nth - 1);
+	close(fd);
+	churn(_metadata, 4);
+}
+
+/* Few that remain of many keep their own memory, not that of all */
+TEST_F_TIMEOUT(stack, survivors, 300)
+{
+	const long pages_each = stack_pages();
+	long pages;
+
+	ASSERT_TRUE(crew_start(&self->crew, self->many));
+	ASSERT_TRUE(crew_order(&self->crew, GO_THIN));
+	EXPECT_TRUE(WAIT_UNTIL(figure("stacks") < self->many / 2));
+	EXPECT_LE(self->many / THIN, figure("stacks"));
+	EXPECT_TRUE(WAIT_UNTIL((pages = figure("pages")) <
+			       (figure("stacks") + 2 * 128) * pages_each)) {
+		TH_LOG("%ld pages for %ld stacks", pages, figure("stacks"));
+	}
+}
+
+/* With the pool off, all that is not in use goes back, and what is in use follows */
+TEST_F_TIMEOUT(stack, off, 300)
+{
+	const long pages_each = stack_pages();
+
+	ASSERT_TRUE(crew_start(&self->crew, 300));
+	ASSERT_TRUE(set_figure("enabled", "0"));
+	EXPECT_TRUE(WAIT_UNTIL(!figure("idle")));
+	EXPECT_LE(300, figure("stacks"));
+	EXPECT_TRUE(WAIT_UNTIL(figure("stacks") * pages_each == figure("pages")));
+	crew_end(&self->crew);
+	/* But those of other tasks, and two for each CPU */
+	EXPECT_TRUE(WAIT_UNTIL(figure("stacks") < 300));
+	ASSERT_TRUE(set_figure("enabled", "1"));
+	EXPECT_TRUE(WAIT_UNTIL(figure("idle")));
+}
+
+/* The device forgets the guest: what was set is set again, and zero pages stay zero */
+TEST_F_TIMEOUT(stack, reset, 300)
+{
+	struct oracle_answer answer;
+	uint64_t chunk = 0;
+
+	if (self->oracle < 0)
+		SKIP(return, "no oracle says what the host holds");
+	ASSERT_TRUE(crew_start(&self->crew, 200));
+	ASSERT_TRUE(crew_order(&self->crew, GO_DEEP));
+	host_pages(self->oracle, &chunk);
+	ASSERT_NE(0, chunk);
+	if (!disconnect())
+		SKIP(return, "no access to the device's registers");
+	crew_end(&self->crew);
+	churn(_metadata, 4);
+	host_pages(self->oracle, &chunk);
+	ASSERT_TRUE(WAIT_UNTIL(oracle_state(self->oracle, chunk, 2UL << 20, &answer) &&
+			       oracle_number(&answer, "nohuge") == 512)) {
+		TH_LOG("a chunk after a reset: %s", answer.line);
+	}
+}
+
+/* The driver leaves, and comes back.  Meanwhile the guest clears what nobody else does. */
+TEST_F_TIMEOUT(stack, unbind, 300)
+{
+	const long refused = figure("refused");
+	char link[PATH_MAX], *name;
+
+	ASSERT_NE(NULL, realpath("/sys/class/misc/pvmemctl0/device", link));
+	name = strrchr(link, '/') + 1;
+	ASSERT_TRUE(crew_start(&self->crew, 200));
+	ASSERT_TRUE(crew_order(&self->crew, GO_DEEP));
+	if (!set_bound(name, false))
+		SKIP(return, "the driver cannot be unbound");
+	EXPECT_TRUE(WAIT_UNTIL(!figure("active")));
+	crew_end(&self->crew);
+	EXPECT_TRUE(WAIT_UNTIL(figure("refused") > refused));
+	churn(_metadata, 4);
+	ASSERT_TRUE(set_bound(name, true));
+	EXPECT_TRUE(WAIT_UNTIL(figure("active")));
+	churn(_metadata, 4);
+	EXPECT_TRUE(WAIT_UNTIL(figure("idle")));
+}
+
+/* A line of the group's memory.stat: bytes, or -1 */
+static long memory_stat(const char *name)
+{
+	long value, found = -1;
+	char key[64];
+	FILE *file = fopen("/tmp/cgroup/stacks/memory.stat", "r");
+
+	while (file && found < 0 && fscanf(file, "%63s %ld", key, &value) == 2)
+		if (!strcmp(key, name))
+			found = value;
+	if (file)
+		fclose(file);
+	return found;
+}
+
+/* A control group that has no more memory gets no more threads, and pays for none later */
+TEST_F_TIMEOUT(stack, memcg, 300)
+{
+	const char *group = "/tmp/cgroup/stacks";
+	char text[32];
+	int status;
+	pid_t pid;
+
+	mkdir("/tmp/cgroup", 0700);
+	if (mount("none", "/tmp/cgroup", "cgroup2", 0, NULL))
+		SKIP(return, "no cgroup2");
+	file_write("/tmp/cgroup/cgroup.subtree_control", "+memory");
+	mkdir(group, 0700);
+	if (!file_write("/tmp/cgroup/stacks/memory.max", "16M"))
+		SKIP(umount("/tmp/cgroup"); return, "no memory controller");
+	/* All of them, or the killed ones make room for more without end */
+	ASSERT_TRUE(file_write("/tmp/cgroup/stacks/memory.oom.group", "1"));
+	/* What the kernel says of that is no complaint */
+	ASSERT_TRUE(file_write("/proc/sys/kernel/printk", "1"));
+
+	pid = fork();
+	if (!pid) {
+		snprintf(text, sizeof(text), "%d", getpid());
+		file_write("/tmp/cgroup/stacks/cgroup.procs", text);
+		while ((pid = fork()) >= 0)
+			if (!pid)
+				pause();
+		_exit(0);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	/* A group that something was charged to for good would not go empty */
+	EXPECT_TRUE(WAIT_UNTIL(memory_stat("kernel_stack") == 0));
+	EXPECT_TRUE(WAIT_UNTIL(!rmdir(group)));
+	ASSERT_TRUE(file_write("/proc/sys/kernel/printk", "7"));
+	umount("/tmp/cgroup");
+	churn(_metadata, 4);
+}
+
+TEST_HARNESS_MAIN
