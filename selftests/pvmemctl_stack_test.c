@@ -314,9 +314,10 @@ static atomic_bool storm_over;
 
 static void *shrink_storm(void *data)
 {
+	/* Without a line in the log each time */
+	file_write("/proc/sys/vm/drop_caches", "4");
 	while (!storm_over) {
-		/* 4: without a line in the log each time */
-		file_write("/proc/sys/vm/drop_caches", "6");
+		file_write("/proc/sys/vm/drop_caches", "2");
 		usleep(20000);
 	}
 	return NULL;

@@ -71,19 +71,33 @@ static unsigned long stack_host_events;
  * @nr: how many
  * @done: how many of them the host has confirmed, in order
  *
+ * Of a host of 1.0 nothing is taken for granted: all of it is looked at.
+ *
  * Context: Process context, may sleep.  Not with a spinlock held.
  * Return: 0 if all are done, else a negative errno.
  */
 int stack_host_zero(const struct memctl_vmm_range *ranges, unsigned int nr,
 		    unsigned int *done)
 {
+	const u64 func_code = READ_ONCE(stack_host_zeroes);
+	unsigned int i;
+	int err;
+
 	KUNIT_STATIC_STUB_REDIRECT(stack_host_zero, ranges, nr, done);
 
 	*done = 0;
 	if (!nr)
 		return 0;
 	atomic_long_inc(&stack_host_nr_calls);
-	return memctl_vmm_call_vec(READ_ONCE(stack_host_zeroes), ranges, nr, done);
+	err = memctl_vmm_call_vec(func_code, ranges, nr, done);
+	/* A private mapping of a file has the file's contents again, of each page others */
+	for (i = 0; func_code == MEMCTL_DONTNEED && i < *done; i++) {
+		if (memchr_inv(phys_to_virt(ranges[i].addr), 0, ranges[i].length)) {
+			*done = i;
+			return -EIO;
+		}
+	}
+	return err;
 }
 
 static int stack_host_chunk(const struct stack_chunk *chunk, u64 func_code)
