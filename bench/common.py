@@ -2,6 +2,7 @@
 """What the benches share: a guest that does as it is told, figures, goals."""
 
 import contextlib
+import ctypes
 import json
 import os
 import re
@@ -25,6 +26,8 @@ BOOT_SECONDS = 120
 ANSWER_SECONDS = 300
 END_SECONDS = 20
 STRACE_SECONDS = 10
+
+PR_SET_THP_DISABLE = 41      # linux/prctl.h
 
 
 class BenchError(Exception):
@@ -175,6 +178,11 @@ def end(process):
         process.kill()
 
 
+def forbid_thp():
+    """For this process and its children."""
+    oracle.call("prctl", PR_SET_THP_DISABLE, *map(ctypes.c_ulong, (1, 0, 0, 0)))
+
+
 def accept(server, process, what):
     """Somebody connects to @server before @process ends."""
     server.settimeout(0.2)
@@ -188,8 +196,11 @@ def accept(server, process, what):
 
 
 @contextlib.contextmanager
-def boot(name, program, cpus, *options, device=(), qemu=(), append="", mem=2560):
-    """A guest that runs @program PORT @cpus as a server."""
+def boot(name, program, cpus, *options, device=(), qemu=(), append="", mem=2560, thp=True):
+    """A guest that runs @program PORT @cpus as a server.
+
+    Without @thp this machine's kernel gives QEMU no huge pages of its own accord.
+    """
     run = os.path.join(OUT, "run-" + name)
     os.makedirs(run, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -212,7 +223,8 @@ def boot(name, program, cpus, *options, device=(), qemu=(), append="", mem=2560)
         said = stack.enter_context(open(os.path.join(run, "boot.log"), "w+", encoding="utf-8"))
         open(os.path.join(run, "trace.log"), "w", encoding="utf-8").close()
         process = stack.enter_context(subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=said, stderr=said))
+            command, stdin=subprocess.DEVNULL, stdout=said, stderr=said,
+            preexec_fn=None if thp else forbid_thp))
         stack.callback(end, process)
         port = stack.enter_context(accept(listener, process, said.name))
         qmp = oracle.Qmp(os.path.realpath(os.path.join(run, "qmp.sock")))
