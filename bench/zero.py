@@ -1,0 +1,465 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""what page zeroing by the host saves, and what it costs
+
+Against the unpatched kernel, virtio-balloon's inflation and virtio-balloon's free page
+reporting, in the same QEMU and the same run:
+
+  faults    first byte and all bytes of huge pages of 2 MiB and 1 GiB, fresh and used
+            before; memory of the host in huge pages (anon) and in small ones (memfd)
+  pool      what the host holds of a free pool of huge pages
+  reclaim   1 GiB is freed: when has the host got it back, and what did that take
+  shares    how much is not cleared of what was reported
+  churn     allocate, touch, free, again and again
+  idle      memory of the host after the guest was busy, over time
+
+Memory is read from /proc of the QEMU process, instructions are counted by a plugin, exits
+in QEMU's trace, system calls by strace; each in a run of its own, since they disturb.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import time
+
+from common import (BenchError, OUT, Report, boot, compile_plugin, compile_program,
+                    run_bench, say)
+
+MIB = 1 << 20
+GIB = 1 << 30
+HUGE = 2 * MIB
+ZERO = "/sys/kernel/mm/pvmemctl/zero/"
+POOL = "hugepagesz=1G hugepages=1 hugepagesz=2M hugepages="
+UNPATCHED = ("--kernel", "unpatched")
+BALLOON = ("-device", "virtio-balloon-pci,id=balloon")
+REPORTING = ("-device", "virtio-balloon-pci,id=balloon,free-page-reporting=on")
+# To TCG a string instruction is one, whatever it stores.  Have the guest clear by plain
+# stores where instructions are counted, as on a CPU that is no good at the others.
+PLAIN_STORES = " clearcpuid=erms,fsrm,rep_good"
+PER_CPU = 64 * MIB
+PATIENCE = 60
+MEMORY_CALLS = ("madvise", "process_madvise", "fallocate")
+IDLE_SECONDS = 15
+
+
+class Effort:
+    """How often, and of how much."""
+
+    def __init__(self, quick):
+        self.rounds = 1 if quick else 5
+        self.pages = 16 if quick else 64
+        self.free = 256 * MIB if quick else GIB
+        self.churn = 2 if quick else 8
+        self.idle = 4 if quick else IDLE_SECONDS
+        self.giga = not quick
+
+
+def resident(guest):
+    """Bytes of memory that the host holds for QEMU, shared ones with them."""
+    with open(f"/proc/{guest.pid}/smaps_rollup", encoding="ascii") as file:
+        return int(re.search(r"^Rss:\s+(\d+) kB", file.read(), re.MULTILINE)[1]) << 10
+
+
+def wait_until(condition, what, seconds=PATIENCE, pause=0.005):
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise BenchError(f"not within {seconds} s: {what}")
+        time.sleep(pause)
+
+
+def settle(guest, pause=1.0):
+    """Until the host's memory does not change any more."""
+    before = -1
+    for _ in range(PATIENCE):
+        now = resident(guest)
+        if abs(now - before) < 4 * MIB:
+            return now
+        before = now
+        time.sleep(pause)
+    raise BenchError("the guest does not come to rest")
+
+
+def released(guest, mechanism, bytes_more, before):
+    wait_until(lambda: guest.ask("read", f"{ZERO}{mechanism}_released")[0] >= before + bytes_more,
+               f"{bytes_more >> 20} MiB are released", pause=0.05)
+
+
+def insns_between_marks(guest, path, *words):
+    """Instructions of the first CPU between the two marks of a command."""
+    guest.ask(*words)
+    with open(path, encoding="utf-8") as file:
+        first, last = (int(line.split()[1]) for line in file.readlines()[-2:])
+    return last - first
+
+
+class Zero:
+    """All figures of one run."""
+
+    def __init__(self, report, effort, program, plugin):
+        self.report, self.effort = report, effort
+        self.program, self.plugin = program, plugin
+        self.measured = {}
+
+    def boot(self, name, *options, cpus=1, plugin=False, **more):
+        path = os.path.join(OUT, name + ".insns")
+        qemu = list(more.pop("qemu", ()))
+        if plugin:
+            qemu += ["-plugin", f"{self.plugin},out={path}"]
+            more["append"] = more.get("append", "") + PLAIN_STORES
+        return boot("zero-" + name, self.program, cpus, *options, qemu=qemu, **more), path
+
+    # --- Faults -------------------------------------------------------------
+
+    def fault_runs(self, ours, backing, plugin):
+        """{what: [numbers]}: time, or instructions, a page."""
+        options = ("--backing", backing) if ours else ("--backing", backing, *UNPATCHED)
+        name = f"fault-{'ours' if ours else 'other'}-{backing}{'-insns' if plugin else ''}"
+        cm, path = self.boot(name, *options, plugin=plugin, mem=2560,
+                             append=POOL + str(self.effort.pages))
+        found = {}
+
+        def release_all():
+            if not ours:
+                return
+            time.sleep(0.3)
+            wait_until(lambda: self.pool_rest(guest) == 0, "the pool is released", pause=0.1)
+
+        with cm as guest:
+            kinds = [("huge", self.effort.pages, HUGE)]
+            if self.effort.giga:
+                kinds.append(("giga", 1, GIB))
+            if ours:
+                self.total = self.effort.pages * HUGE + GIB
+                released(guest, "hugetlb", self.total, 0)
+            for kind, count, size in kinds:
+                for touch, text in (1, "first byte"), (0, "all bytes"):
+                    for i in range(self.effort.rounds + 1):
+                        if ours:
+                            before = guest.ask("skipped", ZERO + "hugetlb_skipped",
+                                               9 if size == HUGE else 18)[0]
+                            had = guest.ask("read", ZERO + "hugetlb_released")[0]
+                        words = ("fault", kind, count, touch)
+                        value = insns_between_marks(guest, path, *words) if plugin else \
+                            guest.ask(*words)[0]
+                        fresh = "fresh" if i == 0 and touch == 1 else "used before"
+                        found.setdefault((kind, text, fresh), []).append(value / count)
+                        if ours:
+                            share = (guest.ask("skipped", ZERO + "hugetlb_skipped",
+                                               9 if size == HUGE else 18)[0] - before) / \
+                                (count * size)
+                            self.measured.setdefault(("skipped", kind), []).append(share)
+                            released(guest, "hugetlb", count * size, had)
+        return found
+
+    def faults(self):
+        for backing in "anon", "memfd":
+            say(f"faults, the host's memory is {backing}")
+            for plugin in (False, True) if backing == "anon" else (False,):
+                ours = self.fault_runs(True, backing, plugin)
+                other = self.fault_runs(False, backing, plugin)
+                for what, values in ours.items():
+                    kind, touch, fresh = what
+                    if not plugin and fresh == "fresh" and len(values) > 1:
+                        values = values[:1]
+                    size = "2 MiB" if kind == "huge" else "1 GiB"
+                    self.report.figure(f"{touch} of a page of {size}, {fresh}, {backing}",
+                                       "insns" if plugin else "us",
+                                       [v if plugin else v / 1e3 for v in values], "unpatched",
+                                       [v if plugin else v / 1e3 for v in other[what]])
+                    if plugin and what == ("huge", "first byte", "used before"):
+                        self.measured["fault insns"] = (statistics.median(values) /
+                                                        statistics.median(other[what]))
+
+    # --- The pool -----------------------------------------------------------
+
+    def pool(self):
+        say("the free pool")
+        pages = 2 * self.effort.pages
+        held = {}
+        for ours in True, False:
+            cm, _ = self.boot(f"pool-{ours}", *(() if ours else UNPATCHED), mem=1024,
+                              append=f"hugepages={pages}")
+            with cm as guest:
+                if ours:
+                    released(guest, "hugetlb", pages * HUGE, 0)
+                base = settle(guest)
+                guest.ask("hold", "huge", pages)
+                full = resident(guest)
+                guest.ask("drop")
+                time.sleep(1)
+                held[ours] = (settle(guest) - base) / (full - base)
+        self.report.figure(f"a free pool of {pages} huge pages, of what it holds when full",
+                           "%", 100 * held[True], "unpatched", 100 * held[False])
+        self.measured["pool"] = 100 * held[True]
+
+    # --- 1 GiB comes back ---------------------------------------------------
+
+    def reclaim_setups(self):
+        report = "pvmemctl.zero_report=1 pvmemctl.zero_report_order=9"
+        return {
+            "ours": {"append": report},
+            "ours at 2 s": {"append": report + " pvmemctl.zero_report_delay_ms=2000"},
+            "balloon reporting": {"options": UNPATCHED, "qemu": REPORTING},
+            "balloon reporting, patched kernel": {"qemu": REPORTING},
+            "inflation": {"options": UNPATCHED, "qemu": BALLOON},
+        }
+
+    @contextlib.contextmanager
+    def reclaim_guest(self, name, setup, plugin=False):
+        cm, path = self.boot("reclaim-" + re.sub(r"\W+", "-", name) + ("-insns" if plugin else ""),
+                             *setup.get("options", ()), plugin=plugin, mem=2048,
+                             qemu=setup.get("qemu", ()), append=setup.get("append", ""))
+        with cm as guest:
+            # What is free at boot has been reported
+            time.sleep(3)
+            settle(guest)
+            yield guest, path
+
+    def reclaim_once(self, guest, name, mark=False):
+        """Seconds until the host has it back, but for what is on per-CPU lists."""
+        size = self.effort.free
+        guest.ask("hold", "thp", size // HUGE)
+        time.sleep(2.5)
+        full = resident(guest)
+        start = time.monotonic()
+        guest.ask("drop")
+        if name == "inflation":
+            guest.qmp.command("balloon", value=2048 * MIB - size)
+        wait_until(lambda: full - resident(guest) >= size - PER_CPU, f"{name}: memory is back")
+        seconds = time.monotonic() - start
+        if mark:
+            guest.ask("mark")
+        if name == "inflation":
+            guest.qmp.command("balloon", value=2048 * MIB)
+            time.sleep(2)
+        return seconds
+
+    def count_calls(self, guest, act):
+        """System calls on memory of all threads of QEMU while @act is done."""
+        path = os.path.join(guest.run, "strace")
+        with subprocess.Popen(["strace", "-f", "-p", str(guest.pid), "-o", path, "-e",
+                               "trace=" + ",".join(MEMORY_CALLS)],
+                              stderr=subprocess.PIPE, text=True) as strace:
+            said = strace.stderr.readline()
+            if "attached" not in said:
+                strace.terminate()
+                raise BenchError(f"strace does not work here: {said.strip()}")
+            act()
+            strace.send_signal(signal.SIGINT)
+            strace.wait(20)
+        with open(path, encoding="utf-8") as file:
+            return len(re.findall(r"(?:madvise|process_madvise|fallocate)\(", file.read()))
+
+    def count_exits(self, guest, act):
+        """Doorbells of the device, and notifications of virtqueues but the console's."""
+        events = "pvmemctl_enter", "virtio_balloon_handle_output", "virtio_queue_notify"
+        log_path = os.path.join(guest.run, "trace.log")
+        with open(log_path, encoding="utf-8") as log:
+            log.seek(0, os.SEEK_END)
+            for event in events:
+                guest.qmp.hmp(f"trace-event {event} on")
+            act()
+            for event in events:
+                guest.qmp.hmp(f"trace-event {event} off")
+            lines = log.readlines()
+        ours = sum("pvmemctl_enter" in line for line in lines)
+        console = sum("virtio_queue_notify" in line for line in lines)
+        return ours, console
+
+    def reclaim(self):
+        seconds, insns, exits, calls = {}, {}, {}, {}
+        for name, setup in self.reclaim_setups().items():
+            say(f"{self.effort.free >> 20} MiB back: {name}")
+            with self.reclaim_guest(name, setup) as (guest, _):
+                seconds[name] = [self.reclaim_once(guest, name)
+                                 for _ in range(self.effort.rounds)]
+                calls[name] = self.count_calls(
+                    guest, lambda name=name, guest=guest: self.reclaim_once(guest, name))
+                ours, notified = self.count_exits(
+                    guest, lambda name=name, guest=guest: self.reclaim_once(guest, name))
+                exits[name] = ours or notified
+            with self.reclaim_guest(name, setup, plugin=True) as (guest, path):
+                found = []
+                for _ in range(min(3, self.effort.rounds)):
+                    self.reclaim_once(guest, name, mark=True)
+                    with open(path, encoding="utf-8") as file:
+                        first, last = (int(line.split()[1]) for line in file.readlines()[-2:])
+                    found.append(last - first)
+                insns[name] = found
+        size = f"{self.effort.free >> 20} MiB"
+        for name in seconds:
+            if name == "ours":
+                continue
+            self.report.figure(f"{size} freed are back on the host", "s", seconds["ours"], name,
+                               seconds[name])
+            self.report.figure(f"{size} freed: guest instructions", "insns", insns["ours"], name,
+                               insns[name])
+            self.report.figure(f"{size} freed: exits", "count", exits["ours"], name, exits[name])
+            self.report.figure(f"{size} freed: system calls on memory", "count", calls["ours"],
+                               name, calls[name])
+        self.report.note("exits of balloons are notifications of all virtqueues, the console's "
+                         "few with them")
+        median = statistics.median
+        self.measured.update({
+            "reclaim/reporting": median(seconds["ours"]) / median(seconds["balloon reporting"]),
+            "reclaim/inflation": median(seconds["ours"]) / median(seconds["inflation"]),
+            "equal delay": (median(seconds["ours at 2 s"]) /
+                            median(seconds["balloon reporting, patched kernel"])),
+            "insns": median(insns["ours"]) / median(insns["balloon reporting"]),
+            "insns inflation": median(insns["ours"]) / median(insns["inflation"]),
+            "exits": exits["ours"] / max(1, exits["balloon reporting"]),
+            "calls": calls["ours"] / max(1, calls["balloon reporting"]),
+        })
+
+    # --- Shares -------------------------------------------------------------
+
+    def shares(self):
+        say("what need not be cleared")
+        for kind, order, count in ("thp", 9, 256), ("small", 0, 256 * 512):
+            cm, _ = self.boot(f"shares-{kind}", mem=2048,
+                              append="pvmemctl.zero_report=1 pvmemctl.zero_report_order=9")
+            with cm as guest:
+                time.sleep(3)
+                settle(guest)
+                before = guest.ask("skipped", ZERO + "report_skipped", order)[0]
+                guest.ask("fault", kind, count, 1)
+                got = guest.ask("skipped", ZERO + "report_skipped", order)[0] - before
+                share = 100 * got / (count * (HUGE if order else 4096))
+                self.report.figure(f"not cleared, of order {order} after a full report", "%",
+                                   share)
+                self.measured["share", order] = share
+
+    # --- Churn --------------------------------------------------------------
+
+    def churn(self):
+        say("churn")
+        setups = {
+            "ours, pool": ((), "hugepages=64", "huge"),
+            "unpatched, pool": (UNPATCHED, "hugepages=64", "huge"),
+            "ours, reported": ((), "pvmemctl.zero_report=1 pvmemctl.zero_report_order=9", "thp"),
+            "unpatched, reported": (UNPATCHED, "", "thp"),
+            "ours, idle": ((), "", "thp"),
+        }
+        times = {}
+        for name, (options, append, kind) in setups.items():
+            cm, _ = self.boot("churn-" + re.sub(r"\W+", "-", name), *options, cpus=2, mem=1024,
+                              append=append)
+            with cm as guest:
+                time.sleep(2)
+                guest.ask("churn", kind, 64, 1)
+                times[name] = [guest.ask("churn", kind, 64, self.effort.churn)[0] / 1e6
+                               for _ in range(max(2, self.effort.rounds))]
+        rounds = self.effort.churn
+        for ours, other, text in (("ours, pool", "unpatched, pool", "pages of the pool"),
+                                  ("ours, reported", "unpatched, reported", "memory, reported"),
+                                  ("ours, idle", "unpatched, reported", "memory, not reported")):
+            figure = self.report.figure(f"churn of 128 MiB x {rounds}, {text}", "ms", times[ours],
+                                        "unpatched", times[other])
+            self.measured["churn", text] = figure["ratio"]
+
+    # --- Idle ---------------------------------------------------------------
+
+    def idle(self):
+        say("memory over time")
+        curves = {}
+        for name, setup in self.reclaim_setups().items():
+            if name == "inflation" or "patched kernel" in name:
+                continue
+            with self.reclaim_guest(name, setup) as (guest, _):
+                guest.ask("hold", "thp", self.effort.free // HUGE)
+                time.sleep(2.5)
+                start = time.monotonic()
+                curve = []
+                dropped = False
+                while time.monotonic() - start < self.effort.idle:
+                    at = time.monotonic() - start
+                    if at >= 1 and not dropped:
+                        guest.ask("drop")
+                        dropped = True
+                    curve.append((round(at, 3), resident(guest)))
+                    time.sleep(0.05)
+                curves[name] = curve
+        path = os.path.join(OUT, "zero-idle.json")
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(curves, file)
+        for name, curve in curves.items():
+            self.report.figure(f"idle, {name}: memory of the host in the end", "MiB",
+                               curve[-1][1] / MIB, "before", curve[0][1] / MIB)
+        self.plot(curves)
+
+    def plot(self, curves):
+        data = []
+        for i, (name, curve) in enumerate(curves.items()):
+            path = os.path.join(OUT, f"zero-idle-{i}.dat")
+            with open(path, "w", encoding="utf-8") as file:
+                file.writelines(f"{at} {held / MIB}\n" for at, held in curve)
+            data.append(f"'{path}' with lines title '{name}'")
+        picture = os.path.join(OUT, "zero-idle.png")
+        script = (f"set terminal png size 900,500; set output '{picture}'; set yrange [0:*];"
+                  "set xlabel 'seconds; memory is freed after 1'; set ylabel 'MiB on the host';"
+                  f"plot {', '.join(data)}")
+        with contextlib.suppress(FileNotFoundError):
+            subprocess.run(["gnuplot", "-e", script], check=False)
+
+    # --- Goals --------------------------------------------------------------
+
+    def goals(self):
+        report, m = self.report, self.measured
+        report.note("instructions are counted on a CPU without string instructions, so that "
+                    "each store of a clear counts")
+
+        def at_most(name, key, limit):
+            value = m.get(key)
+            report.goal(name, value, limit, value is not None and value <= limit)
+
+        def at_least(name, value, limit):
+            report.goal(name, value, limit, value is not None and value >= limit)
+
+        at_least("fault of a page of 2 MiB known to be zero, share not cleared",
+                 min(m.get(("skipped", "huge"), [0])), 1)
+        at_most("fault of a page of 2 MiB known to be zero, instructions / unpatched",
+                "fault insns", 0.05)
+        at_most("free pool on the host, % of its size", "pool", 1)
+        at_most("freed memory back, time / balloon reporting", "reclaim/reporting", 0.1)
+        at_most("freed memory back, time / inflation", "reclaim/inflation", 1)
+        at_most("freed memory back, time / balloon reporting at equal delay", "equal delay", 1)
+        at_most("freed memory back, guest instructions / balloon reporting", "insns", 1)
+        at_most("freed memory back, guest instructions / inflation", "insns inflation", 1)
+        at_most("freed memory back, exits / balloon reporting", "exits", 0.99)
+        at_most("freed memory back, system calls / balloon reporting", "calls", 0.99)
+        at_least("order 9 not cleared after a full report, %", m.get(("share", 9)), 95)
+        for text in "pages of the pool", "memory, reported":
+            at_most(f"churn, {text}, time / unpatched", ("churn", text), 1.05)
+
+
+PARTS = "faults", "pool", "reclaim", "shares", "churn", "idle"
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench zero", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true",
+                        help="few rounds: does it work, not how fast it is")
+    parser.add_argument("--only", choices=PARTS, action="append",
+                        help="this part, may be repeated; goals of others are not met")
+    args = parser.parse_args()
+    report = Report("zero", "tcg")
+    zero = Zero(report, Effort(args.quick), compile_program("zeroguest", "zero/guest.c"),
+                compile_plugin("insns.so", "insns.c"))
+    for part in args.only or PARTS:
+        getattr(zero, part)()
+    zero.goals()
+    report.write()
+    report.print()
+    print(f"\naccelerator {report.accelerator}; the figures are {report.path}")
+
+
+if __name__ == "__main__":
+    run_bench(main)

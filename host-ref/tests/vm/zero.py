@@ -1,0 +1,222 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Page zeroing by the host: when it must be off, hosts that cannot or will not, what
+was there before the device was, and who else wants free memory.  All guests look at
+everything that they take for zero."""
+
+import time
+
+import vm
+from vm import MIB, PAGE, Skip, Vm, wait_until
+from reset import DRIVER
+
+ZERO = "/sys/kernel/mm/pvmemctl/zero/"
+HUGE = 2 * MIB
+POOL = "/sys/kernel/mm/hugepages/hugepages-2048kB/"
+VERIFY = "pvmemctl.zero_verify=1 "
+
+
+def state(guest):
+    status, said = guest.agent.sh(f"cat {ZERO}state")
+    if status:
+        raise Skip("this kernel has no page zeroing")
+    return said.strip()
+
+
+def number(guest, name):
+    return int(guest.agent.run(f"cat {ZERO}{name}"))
+
+
+def skipped(guest, name, order):
+    said = guest.agent.run(f"cat {ZERO}{name}_skipped")
+    return dict(tuple(map(int, line.split())) for line in said.splitlines()).get(order, 0)
+
+
+def no_lies(guest):
+    for name in "hugetlb", "report", "call":
+        assert number(guest, name + "_lies") == 0, name
+
+
+def use_pool(guest, pages=8):
+    """Write to huge pages and free them; where they were."""
+    guest.agent.run(f"[ $(cat {POOL}nr_hugepages) -ge {pages} ] || echo {pages} >{POOL}nr_hugepages")
+    area = guest.area(pages * HUGE, huge=True)
+    area.fill(7)
+    gpas = area.gpas[::HUGE // PAGE]
+    area.free()
+    return gpas
+
+
+def is_off(guest, why):
+    """Nothing is released, nothing skipped, and huge pages work as ever."""
+    said = state(guest)
+    assert said.startswith("off: ") and why in said, said
+    use_pool(guest)
+    time.sleep(1)
+    again = guest.area(8 * HUGE, huge=True)
+    again.free()
+    for name in "hugetlb", "report", "call":
+        assert number(guest, name + "_released") == 0, name
+        assert guest.agent.run(f"cat {ZERO}{name}_skipped") == "", name
+    assert guest.agent.sh(f"echo 1 >{ZERO}report")[0] != 0
+
+
+OFF = [
+    ("switched off", "pvmemctl.zero=off", ("allow=all",), "pvmemctl.zero=off"),
+    ("with init_on_free", "init_on_free=1", ("allow=all",), "init_on_free"),
+    ("with page poisoning", "page_poison=1", ("allow=all",), "page_poison"),
+    ("on a host of 1.0", "", ("allow=all", "x-protocol=1.0"), "does not say"),
+    ("where the host's policy has no ZERO", "", ("allow=dontneed:populate",), "does not say"),
+]
+
+
+def off(tap):
+    for what, append, device, why in OFF:
+        with tap.test("off " + what), Vm(device=device, append=VERIFY + append) as guest:
+            if why == "page_poison" and state(guest).startswith("on"):
+                raise Skip("this kernel does not poison pages")
+            is_off(guest, why)
+            guest.power_off()
+
+
+def released(guest, gpas):
+    """What the host's kernel says of huge pages that were freed.
+
+    A guest that does not believe its host reads the first page and the last.
+    """
+    return not any(guest.is_backed(gpa + i * PAGE) for gpa in gpas for i in (100, 200, 300))
+
+
+def old_host(tap):
+    """1.0, where one has to look: DONTNEED zeroes private memory, and only that."""
+    for backing in "anon", "memfd", "file-private":
+        with tap.test(f"probe a host of 1.0, backing {backing}"), Vm(
+                "--backing", backing, device=("allow=all", "x-protocol=1.0"),
+                append=VERIFY + "pvmemctl.zero=probe") as guest:
+            if backing == "file-private":
+                # What was discarded is the file's: it may be zero, and may be not
+                assert "host" in state(guest)
+            else:
+                assert state(guest) == "on: host was seen to do it", state(guest)
+            gpas = use_pool(guest)
+            if state(guest).startswith("on"):
+                wait_until(lambda: released(guest, gpas), "the host has let go of the pool")
+            area = guest.area(8 * HUGE, huge=True)
+            area.free()
+            no_lies(guest)
+            guest.power_off()
+
+    with tap.test("probe a host of 1.0 that does not zero"), Vm(
+            "--backing", "memfd", device=("allow=dontneed", "x-protocol=1.0"),
+            append=VERIFY + "pvmemctl.zero=probe") as guest:
+        # REMOVE, which would do, is not allowed; DONTNEED answers success
+        is_off(guest, "not seen")
+        guest.power_off()
+
+    with tap.test("probe a host of 1.1"), Vm(
+            device=("allow=all",), append=VERIFY + "pvmemctl.zero=probe") as guest:
+        assert state(guest) == "on: host was seen to do it", state(guest)
+        wait_until(lambda gpas=use_pool(guest): released(guest, gpas), "it is released")
+        no_lies(guest)
+        guest.power_off()
+
+
+def reserved_at_boot(tap):
+    for backing in "anon", "memfd":
+        with tap.test(f"what was reserved at boot is released, backing {backing}"), Vm(
+                "--backing", backing, device=("allow=all",), mem=512,
+                append=VERIFY + "hugepages=64") as guest:
+            wait_until(lambda: number(guest, "hugetlb_released") >= 64 * HUGE, "all is")
+            before = skipped(guest, "hugetlb", 9)
+            area = guest.area(64 * HUGE, huge=True)
+            assert skipped(guest, "hugetlb", 9) - before == 64 * HUGE
+            area.fill(3)
+            gpas = area.gpas[::HUGE // PAGE]
+            assert all(guest.is_backed(gpa) for gpa in gpas)
+            area.free()
+            wait_until(lambda: released(guest, gpas), "the pool is released")
+            no_lies(guest)
+            guest.power_off()
+
+
+def comes_and_goes(tap):
+    with tap.test("the device leaves and comes back"), Vm(
+            device=("allow=all",), mem=512, append=VERIFY + "hugepages=32") as guest:
+        wait_until(lambda: number(guest, "hugetlb_released") >= 32 * HUGE, "all is released")
+        address = guest.agent.run(f"cd {DRIVER} && echo 0000:*").split()[0]
+        guest.agent.run(f"echo {address} >{DRIVER}/unbind")
+        assert state(guest).startswith("off: "), state(guest)
+        # What was zeroed still is
+        before = skipped(guest, "hugetlb", 9)
+        area = guest.area(16 * HUGE, huge=True)
+        assert skipped(guest, "hugetlb", 9) - before == 16 * HUGE
+        area.fill(1)
+        area.free()
+        # And what was used since is not
+        again = guest.area(32 * HUGE, huge=True)
+        assert skipped(guest, "hugetlb", 9) - before == 32 * HUGE
+        again.fill(2)
+        again.free()
+        had = number(guest, "hugetlb_released")
+        guest.agent.run(f"echo {address} >{DRIVER}/bind")
+        assert state(guest).startswith("on: "), state(guest)
+        wait_until(lambda: number(guest, "hugetlb_released") >= had + 32 * HUGE, "again")
+        # All the while
+        guest.agent.send("sh for i in 1 2 3 4 5 6 7 8; do "
+                         f"echo {address} >{DRIVER}/unbind; echo {address} >{DRIVER}/bind; "
+                         f"echo 0 >{POOL}nr_hugepages; echo 32 >{POOL}nr_hugepages; done")
+        status = int(guest.agent.receive()[1])
+        assert status == 0
+        gpas = use_pool(guest, 32)
+        wait_until(lambda: released(guest, gpas), "once more")
+        no_lies(guest)
+        guest.power_off()
+
+
+def balloon(tap):
+    with tap.test("a balloon reports free memory already"), Vm(
+            device=("allow=all",), mem=512, append=VERIFY + "pvmemctl.zero_report=1",
+            qemu=("-device", "virtio-balloon-pci,free-page-reporting=on")) as guest:
+        assert state(guest).startswith("on: ")
+        assert number(guest, "report") == 0
+        assert guest.agent.sh(f"echo 1 >{ZERO}report")[0] != 0
+        # What it reports is PageReported(), and nobody knows what that is
+        area = guest.area(256 * MIB)
+        area.fill(5)
+        area.free()
+        time.sleep(10)
+        driver = "/sys/bus/virtio/drivers/virtio_balloon"
+        name = guest.agent.run(f"cd {driver} && echo virtio*").split()[0]
+        guest.agent.run(f"echo {name} >{driver}/unbind")
+        guest.agent.run(f"echo 60000 >{ZERO}report_delay_ms && echo 1 >{ZERO}report")
+        area = guest.area(200 * MIB)
+        assert guest.agent.run(f"cat {ZERO}report_skipped") == ""
+        area.free()
+        # Now it is this one's, and the balloon comes too late
+        guest.agent.run(f"echo 50 >{ZERO}report_delay_ms; echo 0 >{ZERO}report; echo 1 >{ZERO}report")
+        wait_until(lambda: number(guest, "report_released") > 100 * MIB, "it is reported")
+        assert guest.agent.sh(f"echo {name} >{driver}/bind")[0] != 0
+        area = guest.area(64 * MIB)
+        assert guest.agent.run(f"cat {ZERO}report_skipped") != ""
+        area.free()
+        no_lies(guest)
+        guest.power_off()
+
+
+def reset(tap):
+    with tap.test("a host that forgot its connections"), Vm(
+            device=("allow=all",), mem=512,
+            append=VERIFY + "hugepages=16 pvmemctl.zero_report=1") as guest:
+        wait_until(lambda: number(guest, "hugetlb_released") >= 16 * HUGE, "all is released")
+        address = guest.agent.run(f"cd {DRIVER} && echo 0000:*").split()[0]
+        # DISCONNECT behind the driver's back
+        guest.agent.ask(f"poke /sys/bus/pci/devices/{address}/resource0 8 {0x030F5DA0}")
+        gpas = use_pool(guest, 16)
+        wait_until(lambda: released(guest, gpas), "the pool is released")
+        assert state(guest).startswith("on: ")
+        no_lies(guest)
+        guest.power_off()
+
+
+if __name__ == "__main__":
+    vm.main(off, old_host, reserved_at_boot, comes_and_goes, balloon, reset)

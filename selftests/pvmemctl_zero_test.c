@@ -1,0 +1,925 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Tests of page zeroing by the host: what it holds, as the oracle sees it (oracle.h),
+ * and that no byte is wrong.
+ *
+ * They change the pool of huge pages, and put it back.  Boot with
+ * pvmemctl.zero_verify=1 to have the kernel look, too, at everything that it takes
+ * for zero.  They need root.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../kselftest_harness.h"
+#include "oracle.h"
+
+#define ZERO		"/sys/kernel/mm/pvmemctl/zero/"
+#define POOL		"/sys/kernel/mm/hugepages/hugepages-2048kB/"
+#define GIGANTIC	"/sys/kernel/mm/hugepages/hugepages-1048576kB/"
+#define PAGE		4096UL
+#define HUGE		(2UL << 20)
+#define NR		16UL		/* huge pages of a test */
+#define PATIENCE	60		/* seconds, on a machine that does other things too */
+#define LONG		180
+
+#ifndef MADV_HWPOISON
+#define MADV_HWPOISON	100
+#endif
+
+static long number_of(const char *dir, const char *name)
+{
+	char path[256];
+	long value = -1;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "%s%s", dir, name);
+	file = fopen(path, "r");
+	if (!file)
+		return -1;
+	if (fscanf(file, "%ld", &value) != 1)
+		value = -1;
+	fclose(file);
+	return value;
+}
+
+static bool set(const char *dir, const char *name, long value)
+{
+	char path[256], text[32];
+	bool ok;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s%s", dir, name);
+	fd = open(path, O_WRONLY);
+	if (fd < 0)
+		return false;
+	snprintf(text, sizeof(text), "%ld", value);
+	ok = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+	close(fd);
+	return ok;
+}
+
+/* Bytes of an order that were not cleared, as hugetlb_skipped says */
+static long skipped(const char *name, int wanted)
+{
+	char path[256];
+	long bytes, found = 0;
+	FILE *file;
+	int order;
+
+	snprintf(path, sizeof(path), ZERO "%s", name);
+	file = fopen(path, "r");
+	if (!file)
+		return -1;
+	while (fscanf(file, "%d %ld", &order, &bytes) == 2)
+		if (order == wanted)
+			found = bytes;
+	fclose(file);
+	return found;
+}
+
+static bool is_on(void)
+{
+	char text[256] = "";
+	FILE *file = fopen(ZERO "state", "r");
+
+	if (file) {
+		if (!fgets(text, sizeof(text), file))
+			text[0] = '\0';
+		fclose(file);
+	}
+	if (strncmp(text, "on", 2))
+		printf("# page zeroing is %s", *text ? text : "not in this kernel\n");
+	return !strncmp(text, "on", 2);
+}
+
+static uint64_t physical(const void *addr)
+{
+	uint64_t entry = 0;
+	int fd = open("/proc/self/pagemap", O_RDONLY);
+
+	if (fd < 0)
+		return 0;
+	if (pread(fd, &entry, sizeof(entry), (uintptr_t)addr / PAGE * 8) != sizeof(entry))
+		entry = 0;
+	close(fd);
+	return entry >> 63 ? (entry & ((1ULL << 55) - 1)) * PAGE : 0;
+}
+
+static bool is_zero(const void *at, size_t length)
+{
+	const uint64_t *word = at;
+
+	for (size_t i = 0; i < length / sizeof(*word); i++)
+		if (word[i])
+			return false;
+	return true;
+}
+
+static void fill(void *at, size_t length, uint64_t seed)
+{
+	uint64_t *word = at;
+
+	for (size_t i = 0; i < length / sizeof(*word); i++)
+		word[i] = seed + i * 2 + 1;
+}
+
+static bool holds(const void *at, size_t length, uint64_t seed)
+{
+	const uint64_t *word = at;
+
+	for (size_t i = 0; i < length / sizeof(*word); i++)
+		if (word[i] != seed + i * 2 + 1)
+			return false;
+	return true;
+}
+
+static char *map(size_t length, int flags, int fd)
+{
+	char *at = mmap(NULL, length, PROT_READ | PROT_WRITE, flags, fd, 0);
+
+	return at == MAP_FAILED ? NULL : at;
+}
+
+static char *map_huge(size_t nr)
+{
+	return map(nr * HUGE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1);
+}
+
+static void pause_ms(long ms)
+{
+	const struct timespec time = { ms / 1000, ms % 1000 * 1000000 };
+
+	nanosleep(&time, NULL);
+}
+
+FIXTURE(hugetlb) {
+	int oracle;
+	struct oracle_answer host;
+	long nr, overcommit, delay;
+	uint64_t gpa[NR];
+};
+
+FIXTURE_SETUP(hugetlb)
+{
+	if (!is_on())
+		SKIP(return, "there is nothing to test");
+	self->oracle = oracle_open();
+	self->nr = number_of(POOL, "nr_hugepages");
+	self->overcommit = number_of(POOL, "nr_overcommit_hugepages");
+	self->delay = number_of(ZERO, "hugetlb_delay_ms");
+	ASSERT_LE(0, self->nr);
+	ASSERT_LE(0, self->delay);
+	ASSERT_TRUE(set(ZERO, "hugetlb_delay_ms", 0));
+	ASSERT_TRUE(set(POOL, "nr_hugepages", NR));
+	if (number_of(POOL, "nr_hugepages") != NR)
+		SKIP(return, "no memory for %lu huge pages", NR);
+}
+
+FIXTURE_TEARDOWN(hugetlb)
+{
+	set(ZERO, "hugetlb_delay_ms", self->delay);
+	set(POOL, "nr_overcommit_hugepages", self->overcommit);
+	set(POOL, "nr_hugepages", self->nr);
+	if (self->oracle >= 0)
+		close(self->oracle);
+}
+
+/* Map the pool, write to all of it, note where it is */
+static char *dirty(struct __test_metadata *_metadata, FIXTURE_DATA(hugetlb) *self)
+{
+	char *at = map_huge(NR);
+
+	ASSERT_NE(NULL, at);
+	fill(at, NR * HUGE, 77);
+	for (size_t i = 0; i < NR; i++) {
+		self->gpa[i] = physical(at + i * HUGE);
+		ASSERT_NE(0, self->gpa[i]);
+	}
+	return at;
+}
+
+/* Bytes that the host holds of what dirty() noted; -1: nobody to ask */
+static long resident(FIXTURE_DATA(hugetlb) *self)
+{
+	long held = 0;
+
+	if (self->oracle < 0)
+		return -1;
+	for (size_t i = 0; i < NR; i++) {
+		if (!oracle_state(self->oracle, self->gpa[i], HUGE, &self->host)) {
+			printf("# oracle: %s\n", self->host.line);
+			return -1;
+		}
+		held += oracle_number(&self->host, "resident") * PAGE;
+	}
+	return held;
+}
+
+/* Until so many bytes more were released, which is soon */
+static bool released(long before, long bytes)
+{
+	for (int i = 0; i < PATIENCE * 10; i++) {
+		if (number_of(ZERO, "hugetlb_released") >= before + bytes)
+			return true;
+		pause_ms(100);
+	}
+	return false;
+}
+
+/* What is freed to the pool the host holds no longer, and the next fault clears nothing */
+TEST_F(hugetlb, free_pages_are_released)
+{
+	long before = number_of(ZERO, "hugetlb_released"), not_cleared;
+	char *at = dirty(_metadata, self);
+
+	if (resident(self) >= 0) {
+		EXPECT_LE(NR * HUGE, resident(self));
+	} else {
+		printf("# no oracle: what the host holds is not looked at\n");
+	}
+	before = number_of(ZERO, "hugetlb_released");
+	munmap(at, NR * HUGE);
+	ASSERT_TRUE(released(before, NR * HUGE));
+
+	if (resident(self) >= 0 && oracle_number(&self->host, "hugetlb")) {
+		printf("# the host's own huge pages stay where they are\n");
+	} else if (resident(self) >= 0) {
+		EXPECT_GE(NR * HUGE / 100, resident(self));
+	}
+
+	not_cleared = skipped("hugetlb_skipped", 9);
+	at = map_huge(NR);
+	ASSERT_NE(NULL, at);
+	EXPECT_TRUE(is_zero(at, NR * HUGE));
+	EXPECT_EQ(not_cleared + NR * HUGE, skipped("hugetlb_skipped", 9));
+	munmap(at, NR * HUGE);
+}
+
+/* Freed and wanted again before anybody was asked: cleared as ever */
+TEST_F(hugetlb, what_was_not_released_is_cleared)
+{
+	long before = number_of(ZERO, "hugetlb_released"), not_cleared;
+	char *at;
+
+	ASSERT_TRUE(released(0, 1));
+	at = dirty(_metadata, self);
+	ASSERT_TRUE(set(ZERO, "hugetlb_delay_ms", 60000));
+	/* A batch that was under way */
+	pause_ms(1000);
+	before = number_of(ZERO, "hugetlb_released");
+	munmap(at, NR * HUGE);
+	not_cleared = skipped("hugetlb_skipped", 9);
+	at = map_huge(NR);
+	ASSERT_NE(NULL, at);
+	EXPECT_TRUE(is_zero(at, NR * HUGE));
+	EXPECT_EQ(not_cleared, skipped("hugetlb_skipped", 9));
+	EXPECT_EQ(before, number_of(ZERO, "hugetlb_released"));
+	munmap(at, NR * HUGE);
+}
+
+/* The pages that come to the pool are released before anybody had them */
+TEST_F(hugetlb, new_pages_are_released)
+{
+	long before;
+	char *at;
+
+	/* Put something into the memory they are made of */
+	ASSERT_TRUE(set(POOL, "nr_hugepages", 0));
+	at = map(4 * NR * HUGE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	ASSERT_NE(NULL, at);
+	fill(at, 4 * NR * HUGE, 5);
+	munmap(at, 4 * NR * HUGE);
+
+	before = number_of(ZERO, "hugetlb_released");
+	ASSERT_TRUE(set(POOL, "nr_hugepages", NR));
+	ASSERT_TRUE(released(before, NR * HUGE));
+	before = skipped("hugetlb_skipped", 9);
+	at = map_huge(NR);
+	ASSERT_NE(NULL, at);
+	EXPECT_TRUE(is_zero(at, NR * HUGE));
+	EXPECT_EQ(before + NR * HUGE, skipped("hugetlb_skipped", 9));
+	munmap(at, NR * HUGE);
+}
+
+/* fallocate clears as a fault does; a hole punched is freed */
+TEST_F(hugetlb, fallocate)
+{
+	long before = number_of(ZERO, "hugetlb_released"), not_cleared;
+	char *at = dirty(_metadata, self);
+	int fd;
+
+	before = number_of(ZERO, "hugetlb_released");
+	munmap(at, NR * HUGE);
+	ASSERT_TRUE(released(before, NR * HUGE));
+
+	fd = memfd_create("zero", MFD_HUGETLB);
+	ASSERT_LE(0, fd);
+	not_cleared = skipped("hugetlb_skipped", 9);
+	ASSERT_EQ(0, fallocate(fd, 0, 0, NR * HUGE));
+	EXPECT_EQ(not_cleared + NR * HUGE, skipped("hugetlb_skipped", 9));
+	at = map(NR * HUGE, MAP_SHARED, fd);
+	ASSERT_NE(NULL, at);
+	EXPECT_TRUE(is_zero(at, NR * HUGE));
+	fill(at, NR * HUGE, 6);
+
+	before = number_of(ZERO, "hugetlb_released");
+	ASSERT_EQ(0, fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, NR / 2 * HUGE));
+	ASSERT_TRUE(released(before, NR / 2 * HUGE));
+	EXPECT_TRUE(is_zero(at, NR / 2 * HUGE));
+	EXPECT_TRUE(holds(at + NR / 2 * HUGE, HUGE, 6 + NR / 2 * HUGE / 8 * 2));
+	munmap(at, NR * HUGE);
+	close(fd);
+}
+
+/* A copy on write overwrites its page, and says nothing of zeros to the next owner */
+TEST_F_TIMEOUT(hugetlb, private_copy, LONG)
+{
+	long before;
+	char *at, *copy;
+	int fd = memfd_create("zero", MFD_HUGETLB);
+
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, ftruncate(fd, NR / 2 * HUGE));
+	ASSERT_TRUE(released(0, 1));
+	for (int round = 0; round < 3; round++) {
+		at = map(NR / 2 * HUGE, MAP_SHARED, fd);
+		copy = map(NR / 2 * HUGE, MAP_PRIVATE, fd);
+		ASSERT_NE(NULL, at);
+		ASSERT_NE(NULL, copy);
+		fill(at, NR / 2 * HUGE, round);
+		copy[0] = 9;	/* not in the pattern */
+		for (size_t i = 1; i < NR / 2; i++)
+			((volatile char *)copy)[i * HUGE] = copy[i * HUGE];
+		EXPECT_TRUE(holds(copy + HUGE, HUGE, round + HUGE / 8 * 2));
+		EXPECT_TRUE(holds(at, NR / 2 * HUGE, round));
+		before = number_of(ZERO, "hugetlb_released");
+		munmap(copy, NR / 2 * HUGE);
+		ASSERT_TRUE(released(before, NR / 2 * HUGE));
+		munmap(at, NR / 2 * HUGE);
+	}
+	close(fd);
+	pause_ms(100);
+	at = map_huge(NR);
+	ASSERT_NE(NULL, at);
+	EXPECT_TRUE(is_zero(at, NR * HUGE));
+	munmap(at, NR * HUGE);
+}
+
+static volatile bool stop;
+static unsigned long rounds, wrong;
+
+/* All of its part of the pool, again and again; half of the time not right away */
+static void *churn(void *arg)
+{
+	const size_t nr = (size_t)arg;
+
+	for (unsigned long round = 0; !stop; round++) {
+		char *at = map_huge(nr);
+
+		if (!at) {
+			__atomic_add_fetch(&wrong, 1, __ATOMIC_RELAXED);
+			break;
+		}
+		for (size_t i = 0; i < nr; i++) {
+			if (!is_zero(at + i * HUGE, HUGE))
+				__atomic_add_fetch(&wrong, 1, __ATOMIC_RELAXED);
+			fill(at + i * HUGE, HUGE, round);
+		}
+		munmap(at, nr * HUGE);
+		if (round % 2)
+			usleep(round % 7 * 300);
+		__atomic_add_fetch(&rounds, 1, __ATOMIC_RELAXED);
+	}
+	return NULL;
+}
+
+/*
+ * Everything is reserved, so each fault needs a page that may be at the host's just
+ * then.  None may fail: that would be a SIGBUS, and the end of the test.
+ */
+TEST_F_TIMEOUT(hugetlb, reservations_hold, LONG)
+{
+	pthread_t threads[2];
+
+	stop = false;
+	rounds = wrong = 0;
+	for (int i = 0; i < 2; i++)
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, churn, (void *)(NR / 2)));
+	sleep(10);
+	stop = true;
+	for (int i = 0; i < 2; i++)
+		pthread_join(threads[i], NULL);
+	printf("# %lu rounds\n", rounds);
+	EXPECT_LT(2, rounds);
+	EXPECT_EQ(0, wrong);
+	EXPECT_EQ(NR, number_of(POOL, "nr_hugepages"));
+	EXPECT_EQ(NR, number_of(POOL, "free_hugepages"));
+	EXPECT_EQ(0, number_of(POOL, "resv_hugepages"));
+}
+
+/* The pool grows and shrinks while the host is asked, and its numbers stay right */
+TEST_F_TIMEOUT(hugetlb, resize, LONG)
+{
+	pthread_t thread;
+
+	stop = false;
+	rounds = wrong = 0;
+	ASSERT_EQ(0, pthread_create(&thread, NULL, churn, (void *)2UL));
+	for (int i = 0; i < 40; i++) {
+		ASSERT_TRUE(set(POOL, "nr_hugepages", i % 2 ? NR : 2));
+		usleep(i * 1000);
+	}
+	stop = true;
+	pthread_join(thread, NULL);
+	EXPECT_EQ(0, wrong);
+	ASSERT_TRUE(set(POOL, "nr_hugepages", NR));
+	EXPECT_EQ(NR, number_of(POOL, "nr_hugepages"));
+	EXPECT_EQ(NR, number_of(POOL, "free_hugepages"));
+	EXPECT_EQ(0, number_of(POOL, "surplus_hugepages"));
+	ASSERT_TRUE(set(POOL, "nr_hugepages", 0));
+	EXPECT_EQ(0, number_of(POOL, "nr_hugepages"));
+}
+
+/* Pages beyond the pool leave it when they are freed, released or not */
+TEST_F(hugetlb, surplus)
+{
+	char *at;
+
+	ASSERT_TRUE(set(POOL, "nr_hugepages", 2));
+	ASSERT_TRUE(set(POOL, "nr_overcommit_hugepages", NR));
+	for (int i = 0; i < 20; i++) {
+		at = map_huge(NR / 2);
+		ASSERT_NE(NULL, at);
+		/* Reserved, and in the pool, but some never used */
+		for (size_t page = 0; page < (size_t)i % (NR / 2); page++) {
+			EXPECT_TRUE(is_zero(at + page * HUGE, HUGE));
+			fill(at + page * HUGE, HUGE, i);
+		}
+		usleep(i * 500);
+		munmap(at, NR / 2 * HUGE);
+		EXPECT_EQ(0, number_of(POOL, "surplus_hugepages"));
+		EXPECT_EQ(2, number_of(POOL, "nr_hugepages"));
+		EXPECT_EQ(2, number_of(POOL, "free_hugepages"));
+		EXPECT_EQ(0, number_of(POOL, "resv_hugepages"));
+	}
+}
+
+/* A free page of the pool is taken out of use, while the pool is being released */
+TEST_F(hugetlb, soft_offline)
+{
+	char path[] = "/sys/devices/system/memory/soft_offline_page", text[32];
+	char *at;
+	int fd;
+
+	fd = open(path, O_WRONLY);
+	if (fd < 0)
+		SKIP(return, "%s: %s", path, strerror(errno));
+	at = dirty(_metadata, self);
+	munmap(at, NR * HUGE);
+	for (int i = 0; i < 2; i++) {
+		snprintf(text, sizeof(text), "0x%llx", (unsigned long long)self->gpa[i]);
+		EXPECT_EQ(strlen(text), write(fd, text, strlen(text)));
+		pause_ms(i * 300);
+	}
+	close(fd);
+	EXPECT_EQ(NR - 2, number_of(POOL, "nr_hugepages"));
+	at = map_huge(NR - 2);
+	ASSERT_NE(NULL, at);
+	EXPECT_TRUE(is_zero(at, (NR - 2) * HUGE));
+	for (size_t i = 0; i < NR - 2; i++) {
+		EXPECT_NE(self->gpa[0], physical(at + i * HUGE));
+		EXPECT_NE(self->gpa[1], physical(at + i * HUGE));
+	}
+	munmap(at, (NR - 2) * HUGE);
+}
+
+/* Memory that fails while it is used does not come back from the pool */
+TEST_F(hugetlb, memory_failure)
+{
+	char *at = dirty(_metadata, self);
+	int status;
+	pid_t pid;
+
+	munmap(at, NR * HUGE);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		signal(SIGBUS, SIG_DFL);
+		at = map_huge(1);
+		at[0] = 1;
+		if (madvise(at, HUGE, MADV_HWPOISON))
+			_exit(errno == EINVAL || errno == EPERM ? 77 : 1);
+		_exit(0);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+		SKIP(return, "memory failures cannot be injected");
+	EXPECT_TRUE(WIFEXITED(status) ? !WEXITSTATUS(status) : WTERMSIG(status) == SIGBUS);
+	pause_ms(300);
+	at = map_huge(NR - 1);
+	ASSERT_NE(NULL, at);
+	EXPECT_TRUE(is_zero(at, (NR - 1) * HUGE));
+	munmap(at, (NR - 1) * HUGE);
+}
+
+/* Needs a gigantic page in its pool, reserved at boot: hugepagesz=1G hugepages=1 */
+TEST_F_TIMEOUT(hugetlb, gigantic, LONG)
+{
+	long size = HUGE * 512, before, not_cleared;
+	char *at;
+
+	if (number_of(GIGANTIC, "free_hugepages") < 1)
+		SKIP(return, "there is no gigantic page; boot with hugepagesz=1G hugepages=1");
+	not_cleared = skipped("hugetlb_skipped", 18);
+	/* Reserved at boot, and released when the device came */
+	at = map(size, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | 30 << 26, -1);
+	ASSERT_NE(NULL, at);
+	EXPECT_TRUE(is_zero(at, size));
+	EXPECT_EQ(not_cleared + size, skipped("hugetlb_skipped", 18));
+	memset(at, 1, size);
+	self->gpa[0] = physical(at);
+	before = number_of(ZERO, "hugetlb_released");
+	munmap(at, size);
+	ASSERT_TRUE(released(before, size));
+	if (self->oracle >= 0 && oracle_state(self->oracle, self->gpa[0], size, &self->host) &&
+	    !oracle_number(&self->host, "hugetlb")) {
+		EXPECT_GE(size / 100, oracle_number(&self->host, "resident") * (long)PAGE);
+	}
+
+	/* 511 of the pages that it is made into are new to their pool */
+	if (!set(GIGANTIC, "demote", 1))
+		SKIP(return, "it cannot be demoted: %s", strerror(errno));
+	EXPECT_EQ(0, number_of(GIGANTIC, "nr_hugepages"));
+	EXPECT_EQ(NR + 512, number_of(POOL, "nr_hugepages"));
+	at = map_huge(256);
+	ASSERT_NE(NULL, at);
+	EXPECT_TRUE(is_zero(at, 256 * HUGE));
+	munmap(at, 256 * HUGE);
+}
+
+/* Free memory ------------------------------------------------------------------ */
+
+#define SIZE	(128UL << 20)
+
+FIXTURE(report) {
+	int oracle;
+	struct oracle_answer host;
+	long report, order, delay;
+};
+
+FIXTURE_SETUP(report)
+{
+	if (!is_on())
+		SKIP(return, "there is nothing to test");
+	self->oracle = oracle_open();
+	self->report = number_of(ZERO, "report");
+	self->order = number_of(ZERO, "report_order");
+	self->delay = number_of(ZERO, "report_delay_ms");
+	if (self->report < 0)
+		SKIP(return, "this kernel has no page reporting");
+	ASSERT_TRUE(set(ZERO, "report_delay_ms", 20));
+	set(ZERO, "report_order", 9);
+	if (!set(ZERO, "report", 1))
+		SKIP(return, "free memory cannot be reported: %s", strerror(errno));
+}
+
+FIXTURE_TEARDOWN(report)
+{
+	set(ZERO, "report_delay_ms", self->delay);
+	if (self->order >= 0)
+		set(ZERO, "report_order", self->order);
+	if (!self->report)
+		set(ZERO, "report", 0);
+	if (self->oracle >= 0)
+		close(self->oracle);
+}
+
+/* Memory of huge pages, if there is any, or of small ones */
+static char *map_anon(size_t length, bool huge)
+{
+	char *at = map(length + HUGE, MAP_PRIVATE | MAP_ANONYMOUS, -1), *aligned;
+
+	if (!at)
+		return NULL;
+	aligned = (char *)(((uintptr_t)at + HUGE - 1) & ~(HUGE - 1));
+	if (aligned > at)
+		munmap(at, aligned - at);
+	munmap(aligned + length, at + HUGE - aligned);
+	madvise(aligned, length, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	return aligned;
+}
+
+/* Until nothing more is reported for a while */
+static void settle(void)
+{
+	long now, before = -1;
+
+	for (int i = 0; i < PATIENCE; i++) {
+		now = number_of(ZERO, "report_released");
+		if (now == before)
+			return;
+		before = now;
+		pause_ms(1000);
+	}
+}
+
+/* What is free the host holds no longer, and a huge page made of it is not cleared */
+TEST_F_TIMEOUT(report, free_memory_is_known_to_be_zero, LONG)
+{
+	long before = number_of(ZERO, "report_released"), not_cleared;
+	uint64_t gpa[SIZE / HUGE];
+	long held = 0;
+	char *at;
+
+	at = map_anon(SIZE, true);
+	ASSERT_NE(NULL, at);
+	fill(at, SIZE, 3);
+	for (size_t i = 0; i < SIZE / HUGE; i++)
+		gpa[i] = physical(at + i * HUGE);
+	munmap(at, SIZE);
+	settle();
+	EXPECT_LE(before + (long)SIZE, number_of(ZERO, "report_released"));
+
+	for (size_t i = 0; self->oracle >= 0 && i < SIZE / HUGE; i++) {
+		ASSERT_TRUE(oracle_state(self->oracle, gpa[i], HUGE, &self->host));
+		held += oracle_number(&self->host, "resident") * PAGE;
+	}
+	if (self->oracle >= 0 && !oracle_number(&self->host, "hugetlb")) {
+		EXPECT_GE((long)SIZE / 20, held);
+	}
+
+	not_cleared = skipped("report_skipped", 9);
+	at = map_anon(SIZE / 2, true);
+	ASSERT_NE(NULL, at);
+	for (size_t i = 0; i < SIZE / 2; i += HUGE)
+		*(volatile char *)(at + i) = 0;
+	printf("# %ld of %lu MiB were not cleared\n",
+	       (skipped("report_skipped", 9) - not_cleared) >> 20, SIZE / 2 >> 20);
+	EXPECT_LE((long)SIZE / 2 * 95 / 100, skipped("report_skipped", 9) - not_cleared);
+	EXPECT_TRUE(is_zero(at, SIZE / 2));
+	munmap(at, SIZE / 2);
+}
+
+/* Small pages out of large blocks, written to and freed, and what they merge to */
+TEST_F_TIMEOUT(report, parts_of_blocks, LONG)
+{
+	long not_cleared;
+	bool zero = true;
+	char *at;
+
+	for (int round = 0; round < 4; round++) {
+		settle();
+		not_cleared = skipped("report_skipped", 0);
+		at = map_anon(SIZE, false);
+		ASSERT_NE(NULL, at);
+		/* A page is there when it is written to; the rest of it is to be zero */
+		for (size_t i = 0; i < SIZE; i += PAGE)
+			*(uint64_t *)(at + i) = ~0UL;
+		printf("# %ld of %lu MiB of small pages were not cleared\n",
+		       (skipped("report_skipped", 0) - not_cleared) >> 20, SIZE >> 20);
+		for (size_t i = 0; i < SIZE; i += PAGE)
+			zero &= is_zero(at + i + 8, PAGE - 8);
+		EXPECT_TRUE(zero);
+		fill(at, SIZE, round);
+		/* Every other one, so that blocks are mixed; then all */
+		for (size_t i = 0; i < SIZE; i += 2 * PAGE)
+			madvise(at + i, PAGE, MADV_DONTNEED);
+		pause_ms(round * 30);
+		munmap(at, SIZE);
+		at = map_anon(SIZE, true);
+		ASSERT_NE(NULL, at);
+		EXPECT_TRUE(is_zero(at, SIZE));
+		fill(at, SIZE, round);
+		munmap(at, SIZE);
+	}
+}
+
+static void *churn_anon(void *arg)
+{
+	unsigned int seed = (uintptr_t)arg;
+
+	while (!stop) {
+		bool huge = rand_r(&seed) & 1;
+		size_t length = HUGE * (1 + rand_r(&seed) % 24);
+		char *at = map_anon(length, huge);
+
+		if (!at)
+			continue;
+		for (size_t i = 0; i < length; i += PAGE) {
+			if (rand_r(&seed) % 4 == 0)
+				continue;
+			at[i] = 1;
+			if (!is_zero(at + i + 8, PAGE - 8))
+				__atomic_add_fetch(&wrong, 1, __ATOMIC_RELAXED);
+			memset(at + i, 0xaa, PAGE);
+			/* A part of a huge page goes, and is wanted again */
+			if (rand_r(&seed) % 512 == 0)
+				madvise(at + (i & ~(HUGE - 1)), HUGE / 2, MADV_DONTNEED);
+		}
+		munmap(at, length);
+		__atomic_add_fetch(&rounds, 1, __ATOMIC_RELAXED);
+	}
+	return NULL;
+}
+
+/* All at once: reports, compaction, contiguous allocation, the pool of huge pages */
+TEST_F_TIMEOUT(report, stress, LONG)
+{
+	pthread_t threads[2];
+	long nr = number_of(POOL, "nr_hugepages"), gigantic = number_of(GIGANTIC, "nr_hugepages");
+	long before = number_of(ZERO, "report_released");
+
+	ASSERT_TRUE(set(ZERO, "report_delay_ms", 1));
+	set(ZERO, "report_order", 4);
+	stop = false;
+	rounds = wrong = 0;
+	for (int i = 0; i < 2; i++)
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, churn_anon, (void *)(i + 1UL)));
+	for (int i = 0; i < 20; i++) {
+		set("/proc/sys/vm/", "compact_memory", 1);
+		set(POOL, "nr_hugepages", nr + i % 5 * 8);
+		pause_ms(500);
+		/* Contiguous allocation; there may be no room for one, and that is fine */
+		if (i % 4 == 3 && gigantic >= 0) {
+			set(GIGANTIC, "nr_hugepages", gigantic + 1);
+			set(GIGANTIC, "nr_hugepages", gigantic);
+		}
+	}
+	set(POOL, "nr_hugepages", nr);
+	stop = true;
+	for (int i = 0; i < 2; i++)
+		pthread_join(threads[i], NULL);
+	printf("# %lu rounds, %ld MiB reported\n", rounds,
+	       (number_of(ZERO, "report_released") - before) >> 20);
+	EXPECT_LT(2, rounds);
+	EXPECT_LT(before, number_of(ZERO, "report_released"));
+	EXPECT_EQ(0, wrong);
+}
+
+/* Is that memory for what can be moved only, so that it can be taken away? */
+static bool is_movable(int block)
+{
+	char path[128], text[64] = "";
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/sys/devices/system/memory/memory%d/valid_zones", block);
+	file = fopen(path, "r");
+	if (!file)
+		return false;
+	if (!fgets(text, sizeof(text), file))
+		text[0] = '\0';
+	fclose(file);
+	return !strncmp(text, "Movable", 7);
+}
+
+/* Memory leaves and comes back while it is reported; wants movablecore= */
+TEST_F_TIMEOUT(report, hotplug, LONG)
+{
+	unsigned int offlined = 0, movable = 0;
+	char name[64], *at;
+
+	ASSERT_TRUE(set(ZERO, "report_delay_ms", 1));
+	for (int block = 0; block < 64; block++) {
+		if (!is_movable(block))
+			continue;
+		movable++;
+		snprintf(name, sizeof(name), "memory%d/online", block);
+		for (int i = 0; i < 2; i++) {
+			at = map_anon(SIZE, i);
+			ASSERT_NE(NULL, at);
+			fill(at, SIZE, block);
+			munmap(at, SIZE);
+			/* Nobody uses it, and some of it is off the free lists just now */
+			offlined += set("/sys/devices/system/memory/", name, 0);
+			set("/sys/devices/system/memory/", name, 1);
+			at = map_anon(SIZE, !i);
+			ASSERT_NE(NULL, at);
+			EXPECT_TRUE(is_zero(at, SIZE));
+			munmap(at, SIZE);
+		}
+	}
+	printf("# %u of %u times a block went\n", offlined, 2 * movable);
+	if (!movable)
+		SKIP(return, "no memory can be taken away; boot with movablecore=512M");
+	EXPECT_LT(0, offlined);
+}
+
+/* Zeroing by call --------------------------------------------------------------- */
+
+FIXTURE(call) {
+	char order[16];
+};
+
+FIXTURE_SETUP(call)
+{
+	FILE *file;
+
+	if (!is_on())
+		SKIP(return, "there is nothing to test");
+	file = fopen(ZERO "order", "r");
+	ASSERT_NE(NULL, file);
+	ASSERT_NE(NULL, fgets(self->order, sizeof(self->order), file));
+	fclose(file);
+}
+
+static bool set_order(const char *order)
+{
+	int fd = open(ZERO "order", O_WRONLY);
+	bool ok = fd >= 0 && write(fd, order, strlen(order)) == (ssize_t)strlen(order);
+
+	if (fd >= 0)
+		close(fd);
+	return ok;
+}
+
+FIXTURE_TEARDOWN(call)
+{
+	set_order(self->order);
+}
+
+/* From an order on, and below it not */
+TEST_F(call, order)
+{
+	long before = skipped("call_skipped", 9);
+	char *at = map_anon(SIZE, true);
+
+	ASSERT_NE(NULL, at);
+	ASSERT_TRUE(set_order("10"));
+	fill(at, SIZE, 1);
+	munmap(at, SIZE);
+	EXPECT_EQ(before, skipped("call_skipped", 9));
+
+	ASSERT_TRUE(set_order("9"));
+	for (int round = 0; round < 2; round++) {
+		at = map_anon(SIZE, true);
+		ASSERT_NE(NULL, at);
+		EXPECT_TRUE(is_zero(at, SIZE));
+		fill(at, SIZE, round);
+		munmap(at, SIZE);
+	}
+	EXPECT_LT(before, skipped("call_skipped", 9));
+	ASSERT_TRUE(set_order("none"));
+	EXPECT_FALSE(set_order("31"));
+	EXPECT_FALSE(set_order("-1"));
+	EXPECT_FALSE(set_order("some"));
+}
+
+/* Every page that this kernel clears, in whatever context */
+TEST_F(call, all_orders)
+{
+	long before = skipped("call_skipped", 0);
+	pthread_t thread;
+
+	ASSERT_TRUE(set_order("0"));
+	stop = false;
+	rounds = wrong = 0;
+	ASSERT_EQ(0, pthread_create(&thread, NULL, churn_anon, (void *)7UL));
+	for (int i = 0; i < 20; i++) {
+		pid_t pid = fork();
+
+		if (!pid) {
+			execl("/bin/busybox", "true", NULL);
+			_exit(0);
+		}
+		waitpid(pid, NULL, 0);
+	}
+	sleep(2);
+	stop = true;
+	pthread_join(thread, NULL);
+	ASSERT_TRUE(set_order("none"));
+	EXPECT_EQ(0, wrong);
+	EXPECT_LT(before, skipped("call_skipped", 0));
+}
+
+TEST_F(call, automatic)
+{
+	char text[128] = "";
+	FILE *file;
+
+	ASSERT_TRUE(set_order("auto"));
+	file = fopen(ZERO "crossover", "r");
+	ASSERT_NE(NULL, file);
+	for (int i = 0; i < 6; i++) {
+		char line[128];
+
+		if (!fgets(line, sizeof(line), file))
+			break;
+		printf("# %s", line);
+		if (!i)
+			snprintf(text, sizeof(text), "%s", line);
+	}
+	fclose(file);
+	EXPECT_TRUE(!strcmp(text, "none\n") || (text[0] >= '0' && text[0] <= '9'));
+}
+
+TEST_HARNESS_MAIN
