@@ -217,6 +217,7 @@ static void stack_host_work(struct work_struct *work)
 		stack_pool_each_chunk(stack_host_each_small, NULL);
 	stack_host_update();
 }
+
 static DECLARE_WORK(stack_host_worker, stack_host_work);
 
 /* With locks of the provider held: so the rest is done elsewhere */

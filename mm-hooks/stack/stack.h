@@ -110,7 +110,7 @@ struct stack_stats {
  *	       never taken in reclaim
  */
 struct stack_pool {
-	spinlock_t lock;
+	spinlock_t lock;		/* innermost, see above */
 	int nid;
 	struct list_head idle;
 	struct list_head deep;
@@ -123,7 +123,7 @@ struct stack_pool {
 	unsigned long last_take;
 	unsigned long hold_off;
 	struct stack_stats stats;
-	struct mutex grow_lock;
+	struct mutex grow_lock;		/* see above */
 };
 
 /* pool.c */

@@ -85,12 +85,14 @@ static ssize_t calls_show(struct kobject *kobj, struct kobj_attribute *attr, cha
 {
 	return sysfs_emit(buf, "%lu\n", stack_host_calls());
 }
+
 static struct kobj_attribute calls_attr = __ATTR_RO(calls);
 
 static ssize_t not_small_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
 {
 	return sysfs_emit(buf, "%lu\n", stack_host_not_small());
 }
+
 static struct kobj_attribute not_small_attr = __ATTR_RO(not_small);
 
 static ssize_t depth_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
@@ -105,6 +107,7 @@ static ssize_t depth_show(struct kobject *kobj, struct kobj_attribute *attr, cha
 				     i < STACK_PAGES ? ' ' : '\n');
 	return len;
 }
+
 static struct kobj_attribute depth_attr = __ATTR_RO(depth);
 
 static ssize_t enabled_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
@@ -123,12 +126,14 @@ static ssize_t enabled_store(struct kobject *kobj, struct kobj_attribute *attr,
 		err = stack_host_enable(enable);
 	return err ?: count;
 }
+
 static struct kobj_attribute enabled_attr = __ATTR_RW(enabled);
 
 static ssize_t active_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
 {
 	return sysfs_emit(buf, "%d\n", READ_ONCE(stack_pool_active));
 }
+
 static struct kobj_attribute active_attr = __ATTR_RO(active);
 
 static struct attribute *stack_attrs[] = {

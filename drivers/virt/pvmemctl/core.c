@@ -1531,6 +1531,7 @@ static ssize_t protocol_show(struct kobject *kobj, struct kobj_attribute *attr, 
 		return sysfs_emit(buf, "none\n");
 	return sysfs_emit(buf, "%u.%u\n", MEMCTL_PROTOCOL_MAJOR, READ_ONCE(pm->minor));
 }
+
 static struct kobj_attribute pvmemctl_protocol_attr = __ATTR_RO(protocol);
 
 struct kobject *pvmemctl_kobj;
