@@ -488,6 +488,7 @@ TEST_F_TIMEOUT(stack, off, 300)
 TEST_F_TIMEOUT(stack, reset, 300)
 {
 	struct oracle_answer answer;
+	uint32_t disconnected;
 	uint64_t chunk = 0;
 
 	if (self->oracle < 0)
@@ -496,8 +497,9 @@ TEST_F_TIMEOUT(stack, reset, 300)
 	ASSERT_TRUE(crew_order(&self->crew, GO_DEEP));
 	host_pages(self->oracle, &chunk);
 	ASSERT_NE(0, chunk);
-	if (!disconnect())
+	if (!disconnect(&disconnected))
 		SKIP(return, "no access to the device's registers");
+	ASSERT_EQ(MEMCTL_ANSWER_ERROR, disconnected);
 	crew_end(&self->crew);
 	churn(_metadata, 4);
 	host_pages(self->oracle, &chunk);
