@@ -103,8 +103,8 @@ static uint64_t locked_bytes(const PvmemctlAttribute *a)
 }
 
 /*
- * Make [start, end) hold @new, which is in @ram, or nothing.  0 or ENOSPC, and
- * then nothing has changed.
+ * Make [start, end) hold @new, which is just there and in @ram, or nothing.
+ * 0 or ENOSPC, and then nothing has changed.
  */
 static int set_range(PvmemctlLedger *l, PvmemctlKind kind, uintptr_t start,
                      uintptr_t end, const PvmemctlAttribute *new,
@@ -121,8 +121,6 @@ static int set_range(PvmemctlLedger *l, PvmemctlKind kind, uintptr_t start,
         uintptr_t block = (uintptr_t)ram->block;
 
         grown = *new;
-        grown.start = start;
-        grown.end = end;
         grows_up = end != block + ram->block_length;
         if (first && start != block && is_of(l, first - 1, kind) &&
             l->attributes[first - 1].end == start &&
@@ -271,14 +269,57 @@ static void forget_cuts(PvmemctlLedger *l, uintptr_t start, uintptr_t end)
  * Part of the range may have it all the same, so it is undone first: the record
  * goes if that works, or is just as impossible.
  */
-static void drop_impossible(PvmemctlLedger *l, const PvmemctlAttribute *a,
-                            uintptr_t start, uintptr_t end)
+static void drop_impossible(PvmemctlLedger *l, const PvmemctlAttribute *a)
 {
-    int err = run_code(a->undo, 0, start, end);
+    int err = run_code(a->undo, 0, a->start, a->end);
 
     if (!err || is_impossible(err)) {
-        set_range(l, kind_of(a->code), start, end, NULL, NULL);
+        set_range(l, kind_of(a->code), a->start, a->end, NULL, NULL);
     }
+}
+
+/* Where the guest asks for what is the default: what there was goes */
+static int give_back(PvmemctlLedger *l, PvmemctlKind kind,
+                     const PvmemctlAction *action, uintptr_t start,
+                     uintptr_t end)
+{
+    unsigned i = find(l, kind, start);
+    bool splits = is_of(l, i, kind) && l->attributes[i].start < start &&
+                  l->attributes[i].end > end;
+    int err;
+
+    if (splits && l->nr >= room(l)) {
+        return ENOSPC;
+    }
+    err = pvmemctl_action_run(action, (void *)start, end - start);
+    return err ? err : set_range(l, kind, start, end, NULL, NULL);
+}
+
+static int set(PvmemctlLedger *l, const PvmemctlAttribute *new,
+               const PvmemctlAction *action, const PvmemctlRam *ram)
+{
+    PvmemctlKind kind = kind_of(new->code);
+    unsigned i = find(l, kind, new->start);
+    bool fresh = !is_of(l, i, kind) || l->attributes[i].start >= new->end;
+    int err;
+
+    if (kind == PVMEMCTL_KIND_PROTECT && l->lifted) {
+        return EBUSY;
+    }
+    if (kind == PVMEMCTL_KIND_PROTECT && !pvmemctl_guard_watch(ram)) {
+        return ENOSPC;
+    }
+    keep_whole(l, ram, (void *)new->start);
+    err = set_range(l, kind, new->start, new->end, new, ram);
+    if (err) {
+        return err;
+    }
+    err = pvmemctl_action_run(action, (void *)new->start,
+                              new->end - new->start);
+    if (err && fresh && is_impossible(err)) {
+        drop_impossible(l, new);
+    }
+    return err;
 }
 
 int pvmemctl_ledger_apply(PvmemctlLedger *l, const void *owner, uint64_t code,
@@ -286,57 +327,24 @@ int pvmemctl_ledger_apply(PvmemctlLedger *l, const void *owner, uint64_t code,
                           const PvmemctlRam *ram, void *addr, uint64_t length)
 {
     PvmemctlKind kind = kind_of(code);
-    uintptr_t start = (uintptr_t)addr, end = start + length;
-    PvmemctlAttribute new = {
+    const PvmemctlAttribute new = {
+        .start = (uintptr_t)addr,
+        .end = (uintptr_t)addr + length,
         .code = code,
         .undo = pvmemctl_function_undo(kind, ram->flags),
-        .arg = action->arg,
+        .arg = kind == PVMEMCTL_KIND_NAME ? action->arg : 0,
         .huge = pvmemctl_is_huge(ram),
         .owner = owner,
     };
-    bool undo = is_default(code, new.arg, new.undo), fresh;
-    unsigned i;
-    int err = 0;
+    int err;
 
-    if (kind != PVMEMCTL_KIND_NAME) {
-        new.arg = 0;
-    }
     pthread_mutex_lock(&l->lock);
-    if (!cut_huge(l, ram, start) || !cut_huge(l, ram, end)) {
+    if (!cut_huge(l, ram, new.start) || !cut_huge(l, ram, new.end)) {
         err = ENOSPC;
-    } else if (undo) {
-        /* It may leave one piece more than there was */
-        if (l->nr >= room(l)) {
-            i = find(l, kind, start);
-            if (is_of(l, i, kind) && l->attributes[i].start < start &&
-                l->attributes[i].end > end) {
-                err = ENOSPC;
-            }
-        }
-        if (!err) {
-            err = pvmemctl_action_run(action, addr, length);
-        }
-        if (!err) {
-            set_range(l, kind, start, end, NULL, NULL);
-        }
-    } else if (kind == PVMEMCTL_KIND_PROTECT && l->lifted) {
-        err = EBUSY;
+    } else if (is_default(code, new.arg, new.undo)) {
+        err = give_back(l, kind, action, new.start, new.end);
     } else {
-        if (kind == PVMEMCTL_KIND_PROTECT && !pvmemctl_guard_watch(ram)) {
-            err = ENOSPC;
-        }
-        if (!err) {
-            i = find(l, kind, start);
-            fresh = !is_of(l, i, kind) || l->attributes[i].start >= end;
-            keep_whole(l, ram, addr);
-            err = set_range(l, kind, start, end, &new, ram);
-        }
-        if (!err) {
-            err = pvmemctl_action_run(action, addr, length);
-            if (err && fresh && is_impossible(err)) {
-                drop_impossible(l, &new, start, end);
-            }
-        }
+        err = set(l, &new, action, ram);
     }
     pthread_mutex_unlock(&l->lock);
     return err;
