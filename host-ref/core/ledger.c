@@ -20,7 +20,7 @@ struct PvmemctlLedger {
     pthread_mutex_t lock;
     unsigned nr, max;           /* attributes */
     unsigned nr_cuts;
-    uintptr_t *cuts;            /* where hugetlb memory was cut; ascending */
+    uintptr_t *cuts;            /* where hugetlb memory was cut */
     uint64_t locked, max_locked;
     unsigned lifted;            /* by so many the protections are off */
     PvmemctlAttribute attributes[]; /* by kind, then address; no two overlap */
@@ -227,29 +227,31 @@ static void keep_whole(const PvmemctlLedger *l, const PvmemctlRam *ram,
 }
 
 /* About to cut hugetlb memory at @addr; false if there are too many borders */
-static bool cut_huge(PvmemctlLedger *l, const PvmemctlRam *ram, uintptr_t addr)
+static bool cut_huge_at(PvmemctlLedger *l, const PvmemctlRam *ram,
+                        uintptr_t addr)
 {
     uintptr_t block = (uintptr_t)ram->block;
-    unsigned i = 0;
 
     if (!pvmemctl_is_huge(ram) || addr == block ||
         addr == block + ram->block_length) {
         return true;
     }
-    while (i < l->nr_cuts && l->cuts[i] < addr) {
-        i++;
-    }
-    if (i < l->nr_cuts && l->cuts[i] == addr) {
-        return true;
+    for (unsigned i = 0; i < l->nr_cuts; i++) {
+        if (l->cuts[i] == addr) {
+            return true;
+        }
     }
     if (l->nr >= room(l)) {
         return false;
     }
-    memmove(&l->cuts[i + 1], &l->cuts[i],
-            (l->nr_cuts - i) * sizeof(l->cuts[0]));
-    l->cuts[i] = addr;
-    l->nr_cuts++;
+    l->cuts[l->nr_cuts++] = addr;
     return true;
+}
+
+static bool cut_huge(PvmemctlLedger *l, const PvmemctlRam *ram, uintptr_t start,
+                     uintptr_t end)
+{
+    return cut_huge_at(l, ram, start) && cut_huge_at(l, ram, end);
 }
 
 static void forget_cuts(PvmemctlLedger *l, uintptr_t start, uintptr_t end)
@@ -280,19 +282,36 @@ static void drop_impossible(PvmemctlLedger *l, const PvmemctlAttribute *a)
 
 /* Where the guest asks for what is the default: what there was goes */
 static int give_back(PvmemctlLedger *l, PvmemctlKind kind,
-                     const PvmemctlAction *action, uintptr_t start,
-                     uintptr_t end)
+                     const PvmemctlAction *action, const PvmemctlRam *ram,
+                     uintptr_t start, uintptr_t end)
 {
-    unsigned i = find(l, kind, start);
+    unsigned i = find(l, kind, start), cuts = l->nr_cuts;
     bool splits = is_of(l, i, kind) && l->attributes[i].start < start &&
                   l->attributes[i].end > end;
     int err;
 
-    if (splits && l->nr >= room(l)) {
+    if (!cut_huge(l, ram, start, end) || (splits && l->nr >= room(l))) {
+        l->nr_cuts = cuts;
         return ENOSPC;
     }
     err = pvmemctl_action_run(action, (void *)start, end - start);
     return err ? err : set_range(l, kind, start, end, NULL, NULL);
+}
+
+/* Write down what is about to be set; 0 or ENOSPC, and then nothing is */
+static int record(PvmemctlLedger *l, const PvmemctlAttribute *new,
+                  const PvmemctlRam *ram)
+{
+    unsigned cuts = l->nr_cuts;
+    int err = ENOSPC;
+
+    if (cut_huge(l, ram, new->start, new->end)) {
+        err = set_range(l, kind_of(new->code), new->start, new->end, new, ram);
+    }
+    if (err) {
+        l->nr_cuts = cuts;
+    }
+    return err;
 }
 
 static int set(PvmemctlLedger *l, const PvmemctlAttribute *new,
@@ -310,7 +329,7 @@ static int set(PvmemctlLedger *l, const PvmemctlAttribute *new,
         return ENOSPC;
     }
     keep_whole(l, ram, (void *)new->start);
-    err = set_range(l, kind, new->start, new->end, new, ram);
+    err = record(l, new, ram);
     if (err) {
         return err;
     }
@@ -339,10 +358,8 @@ int pvmemctl_ledger_apply(PvmemctlLedger *l, const void *owner, uint64_t code,
     int err;
 
     pthread_mutex_lock(&l->lock);
-    if (!cut_huge(l, ram, new.start) || !cut_huge(l, ram, new.end)) {
-        err = ENOSPC;
-    } else if (is_default(code, new.arg, new.undo)) {
-        err = give_back(l, kind, action, new.start, new.end);
+    if (is_default(code, new.arg, new.undo)) {
+        err = give_back(l, kind, action, ram, new.start, new.end);
     } else {
         err = set(l, &new, action, ram);
     }

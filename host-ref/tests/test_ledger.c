@@ -701,6 +701,32 @@ static void borders_in_huge_pages_are_counted_for_ever(void **state)
     assert_int_equal(info().ranges, 0);
 }
 
+static void what_is_refused_makes_no_border(void **state)
+{
+    if (!has_huge_regions()) {
+        skip();
+    }
+    pvmemctl_ledger_lift(ledger);
+    assert_failed(EBUSY, MEMCTL_MPROTECT_R, gpa(HUGE, 1), 2 * MIB, 0);
+    assert_int_equal(info().ranges, 0);
+    pvmemctl_ledger_reapply(ledger);
+
+    /* Room for one border, but not for two, nor for what is between them */
+    new_ledger(PVMEMCTL_MIN_RANGES, MAX_LOCKED);
+    for (unsigned i = 0; i < MIN_ATTRIBUTES - 1; i++) {
+        assert_done(MEMCTL_DONTDUMP, gpa(BIG, 2 * i), page_size, 0);
+    }
+    for (unsigned first = 0; first < 2; first++) {
+        assert_failed(ENOSPC, MEMCTL_DONTDUMP, gpa(HUGE, first), 2 * MIB, 0);
+        assert_int_equal(info().ranges, 2 * (MIN_ATTRIBUTES - 1));
+    }
+    assert_failed(ENOSPC, MEMCTL_DODUMP, gpa(HUGE, 1), 2 * MIB, 0);
+    assert_int_equal(info().ranges, 2 * (MIN_ATTRIBUTES - 1));
+    /* To give back what none has been cut for takes one border */
+    assert_done(MEMCTL_DODUMP, gpa(HUGE, 0), 2 * MIB, 0);
+    assert_int_equal(info().ranges, 2 * MIN_ATTRIBUTES - 1);
+}
+
 /* Owners */
 
 static void a_device_gives_back_only_what_it_has_set(void **state)
@@ -942,6 +968,7 @@ static const struct CMUnitTest ledger_tests[] = {
     TEST(a_large_one_is_undone_in_chunks),
     TEST(what_is_replaced_in_vain_stays_on_record),
     TEST_HUGE(borders_in_huge_pages_are_counted_for_ever),
+    TEST_HUGE(what_is_refused_makes_no_border),
     TEST(a_device_gives_back_only_what_it_has_set),
     TEST(a_mapping_that_is_gone_is_forgotten),
     TEST(neighbours_are_not_forgotten),
