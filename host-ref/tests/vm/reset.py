@@ -73,11 +73,6 @@ class Guest(Vm):
     def address(self):
         return self.agent.run(f"cd {DRIVER} && echo 0000:*").split()[0]
 
-    def boots(self):
-        """After a kernel has ended: another one comes up."""
-        self.wait_boot()
-        self.assert_works()
-
 
 def unbind(guest):
     area = guest.set_all()
@@ -127,13 +122,19 @@ def suspend(guest):
     guest.assert_works()
 
 
+def begins_anew(guest):
+    """After a reset: another kernel, and nothing is left of what was set."""
+    guest.qmp.wait_event("RESET")
+    guest.assert_default(by_guest=False)
+    guest.wait_boot()
+    guest.assert_works()
+
+
 def system_reset(guest):
     guest.set_all()
     guest.qmp.events.clear()
     guest.qmp.command("system_reset")
-    guest.qmp.wait_event("RESET")
-    guest.assert_default(by_guest=False)
-    guest.boots()
+    begins_anew(guest)
 
 
 def reset_while_busy(guest):
@@ -142,18 +143,14 @@ def reset_while_busy(guest):
     vm.wait_until(lambda: int(guest.agent.ask("rounds")[0]) > 100, "it calls")
     guest.qmp.events.clear()
     guest.qmp.command("system_reset")
-    guest.qmp.wait_event("RESET")
-    guest.assert_default(by_guest=False)
-    guest.boots()
+    begins_anew(guest)
 
 
 def reboot(guest):
     guest.set_all()
     guest.qmp.events.clear()
     guest.agent.run("(sleep 1; reboot -f) >/dev/null 2>&1 &")
-    guest.qmp.wait_event("RESET")
-    guest.assert_default(by_guest=False)
-    guest.boots()
+    begins_anew(guest)
 
 
 def prepare_kexec(guest):
