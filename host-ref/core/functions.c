@@ -128,6 +128,15 @@ uint8_t pvmemctl_function_undo(PvmemctlKind kind, unsigned flags)
     return 0;
 }
 
+bool pvmemctl_function_is_default(uint64_t code, uint64_t arg, unsigned flags)
+{
+    if (code == MEMCTL_MPROTECT_W) {
+        return true;
+    }
+    return code == pvmemctl_function_undo(functions[code].kind, flags) &&
+           (code != MEMCTL_SET_VMA_ANON_NAME || !arg);
+}
+
 /* Does the operator let memory of this kind go back to the host? */
 static bool may_release(const PvmemctlOptions *options, const PvmemctlRam *ram)
 {

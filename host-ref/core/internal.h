@@ -108,6 +108,9 @@ bool pvmemctl_function_works(const PvmemctlOptions *options, uint64_t code,
 /* The function that gives the default back for @kind */
 uint8_t pvmemctl_function_undo(PvmemctlKind kind, unsigned flags);
 
+/* Does @code, which leaves an attribute, ask for what is the default anyway? */
+bool pvmemctl_function_is_default(uint64_t code, uint64_t arg, unsigned flags);
+
 /* Returns 0 or an errno */
 int pvmemctl_action_run(const PvmemctlAction *action, void *addr,
                         uint64_t length);

@@ -182,14 +182,6 @@ static int run_code(uint8_t code, uint64_t arg, uintptr_t start, uintptr_t end)
     return pvmemctl_action_run(&action, (void *)start, end - start);
 }
 
-static bool is_default(uint8_t code, uint64_t arg, uint8_t undo)
-{
-    if (code == MEMCTL_MPROTECT_W) {
-        return true;
-    }
-    return code == undo && (code != MEMCTL_SET_VMA_ANON_NAME || !arg);
-}
-
 /* The kernel cannot do that here at all, or may not */
 static bool is_impossible(int err)
 {
@@ -358,7 +350,7 @@ int pvmemctl_ledger_apply(PvmemctlLedger *l, const void *owner, uint64_t code,
     int err;
 
     pthread_mutex_lock(&l->lock);
-    if (is_default(code, new.arg, new.undo)) {
+    if (pvmemctl_function_is_default(code, new.arg, ram->flags)) {
         err = give_back(l, kind, action, ram, new.start, new.end);
     } else {
         err = set(l, &new, action, ram);

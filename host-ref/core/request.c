@@ -231,7 +231,7 @@ static bool within_rate(PvmemctlCore *core, uint64_t bytes)
     return ok;
 }
 
-static unsigned effects(const Run *run)
+static unsigned effects(const Run *run, const PvmemctlRam *ram)
 {
     unsigned flags = run->function->flags;
 
@@ -242,8 +242,12 @@ static unsigned effects(const Run *run)
         return flags & PVMEMCTL_CONTENTS ? PVMEMCTL_DISCARDS : 0;
     }
     /* The ledger touches a page before it sets an attribute */
-    return flags & PVMEMCTL_HEAVY || run->function->kind ? PVMEMCTL_POPULATES
-                                                         : 0;
+    if (flags & PVMEMCTL_HEAVY ||
+        (run->function->kind &&
+         !pvmemctl_function_is_default(run->code, run->arg, ram->flags))) {
+        return PVMEMCTL_POPULATES;
+    }
+    return 0;
 }
 
 /* Of @ram, which is held, do what @iov says */
@@ -251,7 +255,7 @@ static int run_action(Run *run, const PvmemctlRam *ram,
                       const struct iovec *iov, unsigned nr, uint64_t *done)
 {
     PvmemctlCore *core = run->core;
-    unsigned what = effects(run);
+    unsigned what = effects(run, ram);
     uint64_t start = 0;
     int err = 0;
 

@@ -920,6 +920,18 @@ static void all_discards_are_refused_while_the_vmm_disables_them(void **state)
     assert_true(all_untouched());
     /* A page is touched before an attribute is set */
     assert_refused(EBUSY, MEMCTL_DONTDUMP, RANGE(LEFT), 0);
+    assert_refused(EBUSY, MEMCTL_MPROTECT_R, RANGE(LEFT), 0);
+    /* But not before a default is given back */
+    fake.begin_errno[PVMEMCTL_POPULATES] = 0;
+    assert_done(MEMCTL_DONTDUMP, RANGE(LEFT), 0);
+    assert_done(MEMCTL_MPROTECT_NONE, RANGE(LEFT), 0);
+    assert_done(MEMCTL_MLOCK, RANGE(RIGHT), 0);
+    fake.begin_errno[PVMEMCTL_POPULATES] = EBUSY;
+    assert_done(MEMCTL_MPROTECT_RW, RANGE(LEFT), 0);
+    assert_done(MEMCTL_MPROTECT_W, RANGE(LEFT), 0);
+    assert_done(MEMCTL_DODUMP, RANGE(LEFT), 0);
+    assert_done(MEMCTL_MUNLOCK, RANGE(RIGHT), 0);
+    assert_true(all_untouched());
     /* These do neither */
     fake.begin_errno[PVMEMCTL_DISCARDS] = EBUSY;
     assert_done(MEMCTL_COLD, RANGE(LEFT), 0);
