@@ -115,7 +115,7 @@ static int set_range(PvmemctlLedger *l, PvmemctlKind kind, uintptr_t start,
     uint64_t locked = l->locked;
 
     /* A neighbour of the same sort grows instead, if in the same mapping */
-    PvmemctlAttribute grown;
+    PvmemctlAttribute grown = { 0 };
     bool grows_up = false;
     if (new) {
         uintptr_t block = (uintptr_t)ram->block;
@@ -133,6 +133,8 @@ static int set_range(PvmemctlLedger *l, PvmemctlKind kind, uintptr_t start,
             (grows_up && l->attributes[last].start == end &&
              same_but_place(&l->attributes[last], new)))) {
         locked -= locked_bytes(&l->attributes[last]);
+        /* If what this replaces is to stay after all, it has to be undone */
+        grown.proven |= l->attributes[last].proven;
         last++;
     }
 
@@ -327,7 +329,9 @@ static int set(PvmemctlLedger *l, const PvmemctlAttribute *new,
     }
     err = pvmemctl_action_run(action, (void *)new->start,
                               new->end - new->start);
-    if (err && fresh && is_impossible(err)) {
+    if (!err) {
+        l->attributes[find(l, kind, new->start)].proven = true;
+    } else if (fresh && is_impossible(err)) {
         drop_impossible(l, new);
     }
     return err;
@@ -374,7 +378,8 @@ static int undo_part(PvmemctlLedger *l, const PvmemctlAttribute *a,
 
 /*
  * As much of an attribute as is wanted.  What kernels are built without, or do
- * not do for all memory, was never set if it cannot be undone.
+ * not do for all memory, was never set if it cannot be undone, unless the
+ * kernel has done it once.
  */
 static bool undo_whole(PvmemctlLedger *l, const PvmemctlAttribute *a,
                        uintptr_t start, uintptr_t end)
@@ -382,7 +387,7 @@ static bool undo_whole(PvmemctlLedger *l, const PvmemctlAttribute *a,
     PvmemctlKind kind = kind_of(a->code);
     int err = undo_part(l, a, start, end);
 
-    if (is_impossible(err) &&
+    if (is_impossible(err) && !a->proven &&
         (kind == PVMEMCTL_KIND_NAME || kind == PVMEMCTL_KIND_MERGE ||
          kind == PVMEMCTL_KIND_HUGE)) {
         err = set_range(l, kind, start, end, NULL, NULL);

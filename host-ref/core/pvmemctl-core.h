@@ -120,6 +120,7 @@ typedef struct PvmemctlAttribute {
     uint8_t undo;               /* the one that gives the default back */
     uint64_t arg;               /* of a name */
     bool huge;                  /* of hugetlb memory */
+    bool proven;                /* the kernel has set it, if only in part */
     const void *owner;          /* the device that set it */
 } PvmemctlAttribute;
 
@@ -180,7 +181,7 @@ unsigned pvmemctl_ledger_reapply(PvmemctlLedger *ledger);
  * pvmemctl_ledger_restore: set an attribute that was saved elsewhere
  *
  * @ram: where it is to be
- * @attribute: @start, @end and @undo are not used
+ * @attribute: @code, @arg and @owner count
  *
  * Returns: 0, or the errno that says why it cannot be.
  */

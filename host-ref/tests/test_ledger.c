@@ -579,6 +579,52 @@ static void what_failed_half_way_is_recorded(void **state)
     assert_int_equal(info().attributes, 0);
 }
 
+/* What was set can be undone, whatever the kernel says at the moment */
+static void what_was_set_is_not_given_up(void **state)
+{
+    static const struct {
+        uint64_t code;
+        const char *flag;
+    } cases[] = {
+        { MEMCTL_NOHUGEPAGE, "nh" }, { MEMCTL_MERGEABLE, "mg" },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        if (i ? !has_ksm() : !has_thp()) {
+            continue;
+        }
+        assert_done(cases[i].code, gpa(LEFT, 2), 2 * page_size, 0);
+        fake.on_call = impossible;
+        impossible_errno = EPERM;
+        /* Beside it and over it, in vain */
+        assert_failed(EPERM, cases[i].code, gpa(LEFT, 4), page_size, 0);
+        impossible_errno = ENOMEM;
+        assert_failed(ENOMEM, cases[i].code, gpa(LEFT, 1), 2 * page_size, 0);
+        impossible_errno = EPERM;
+        assert_int_equal(pvmemctl_core_reset(core), 1);
+        assert_int_equal(info().attributes, 1);
+        assert_true(only_flagged(LEFT, 2, 2, cases[i].flag));
+        fake.on_call = NULL;
+        by_reset();
+        assert_true(only_flagged(LEFT, 0, 0, cases[i].flag));
+    }
+}
+
+/* But where there never was any */
+static void what_never_was_set_is_given_up(void **state)
+{
+    if (!has_thp()) {
+        skip();
+    }
+    fake.on_call = impossible;
+    impossible_errno = ENOMEM;
+    assert_failed(ENOMEM, MEMCTL_NOHUGEPAGE, gpa(LEFT, 2), page_size, 0);
+    assert_int_equal(info().attributes, 1);
+    impossible_errno = EINVAL;
+    assert_int_equal(pvmemctl_core_reset(core), 0);
+    assert_int_equal(info().attributes, 0);
+}
+
 /* The kernel cuts a huge page for nobody: no record may be cut there either */
 static void no_record_ends_within_a_huge_page(void **state)
 {
@@ -962,6 +1008,8 @@ static const struct CMUnitTest ledger_tests[] = {
     TEST(the_bytes_that_are_locked_are_limited),
     TEST(what_is_impossible_is_not_recorded),
     TEST(what_failed_half_way_is_recorded),
+    TEST(what_was_set_is_not_given_up),
+    TEST(what_never_was_set_is_given_up),
     TEST_HUGE(no_record_ends_within_a_huge_page),
     TEST(one_that_cannot_be_undone_keeps_no_other),
     TEST(what_cannot_be_undone_in_chunks_is_undone_whole),
