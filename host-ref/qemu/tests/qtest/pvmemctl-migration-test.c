@@ -4,6 +4,7 @@
  * with it to another QEMU or into a snapshot.
  */
 #include "qemu/osdep.h"
+#include "qemu/bswap.h"
 #include "qobject/qlist.h"
 #include "pvmemctl-util.h"
 
@@ -492,6 +493,256 @@ static void test_snapshot(void)
     unlink(disk);
 }
 
+/* Streams that no QEMU has sent */
+
+/* Where the device's state is, from its first field on */
+enum {
+    STATE           = 0,
+    ANSWER          = 4,
+    NR_BUFFERS      = 16,
+    NR_ATTRIBUTES   = 20,
+    BUFFERS         = 24,           /* 3 */
+    ATTRIBUTES      = BUFFERS + 3 * 8,
+    /* In an attribute */
+    BLOCK           = 0,
+    BLOCK_SIZE      = 256,
+    OFFSET          = BLOCK_SIZE,
+    LENGTH          = OFFSET + 8,
+    CODE            = LENGTH + 8 + 8,
+    ATTRIBUTE_SIZE  = CODE + 1,
+};
+
+typedef struct Stream {
+    char *path;
+    uint8_t *bytes;
+    size_t size;
+    uint8_t *device;                /* in bytes */
+    unsigned nr_attributes;
+    uint64_t bar;
+} Stream;
+
+static Stream stream_new(void)
+{
+    static const char name[] = "/pvmemctl";
+    const uint32_t fields[] = {
+        cpu_to_be32(2), cpu_to_be32(MEMCTL_ANSWER_ACK)
+    };
+    g_autofree char *uri = NULL;
+    Stream s = { 0 };
+    uint8_t *section;
+    Machine m;
+    Device d;
+    int fd = g_file_open_tmp("pvmemctl-test-XXXXXX", &s.path, NULL);
+
+    g_assert_cmpint(fd, >=, 0);
+    close(fd);
+    uri = g_strdup_printf("file:%s", s.path);
+    d = device_start(&m, ",allow=all");
+    handshake(&d, 3);
+    set_attributes(&d);
+    s.bar = d.bar;
+    s.nr_attributes = query_ledger(m.qts);
+    qtest_qmp_assert_success(m.qts, "{ 'execute': 'migrate', 'arguments':"
+                             " { 'uri': %s } }", uri);
+    wait_status(m.qts, "completed");
+    device_stop(&m, &d);
+
+    g_assert_true(g_file_get_contents(s.path, (char **)&s.bytes, &s.size,
+                                      NULL));
+    section = memmem(s.bytes, s.size, name, strlen(name));
+    g_assert_nonnull(section);
+    s.device = memmem(section, s.bytes + s.size - section, fields,
+                      sizeof(fields));
+    g_assert_nonnull(s.device);
+    g_assert_cmpuint(ldl_be_p(s.device + NR_ATTRIBUTES), ==, s.nr_attributes);
+    g_assert_cmphex(ldq_be_p(s.device + BUFFERS), ==, BUFFER(0));
+    g_assert_cmphex(ldq_be_p(s.device + ATTRIBUTES + OFFSET), ==, DATA);
+    return s;
+}
+
+static void stream_free(Stream *s)
+{
+    unlink(s->path);
+    g_free(s->path);
+    g_free(s->bytes);
+}
+
+/* The first bytes of a stream arrive; taken or not, QEMU lives */
+static bool stream_load(const Stream *s, size_t size, Device *d)
+{
+    g_autofree char *uri = g_strdup_printf("file:%s", s->path), *status = NULL;
+
+    g_assert_true(g_file_set_contents(s->path, (char *)s->bytes, size, NULL));
+    *d = (Device) {
+        .qts = qemu_start("q35", "-device pvmemctl,addr=04.0,allow=all"
+                          " -incoming defer 2>/dev/null"),
+        .bar = s->bar,
+    };
+    qtest_qmp_assert_success(d->qts, "{ 'execute': 'migrate-incoming',"
+                             " 'arguments': { 'uri': %s,"
+                             " 'exit-on-error': false } }", uri);
+    do {
+        g_free(status);
+        status = migration_status(d->qts);
+        g_usleep(5000);
+    } while (!is_over(status));
+    g_assert_cmpuint(query_ledger(d->qts), <=, s->nr_attributes);
+    return !strcmp(status, "completed");
+}
+
+static void put_field(Stream *s, unsigned at, unsigned size, uint64_t value)
+{
+    uint8_t *to = s->device + at;
+
+    switch (size) {
+    case 1:
+        *to = value;
+        break;
+    case 4:
+        stl_be_p(to, value);
+        break;
+    case 8:
+        stq_be_p(to, value);
+        break;
+    default:
+        memset(to, value, size);
+    }
+}
+
+/* All that was brought along can be given back */
+static void assert_given_back(Device *d, const char *fresh)
+{
+    g_autofree char *now = NULL;
+
+    handshake(d, 1);
+    assert_info_works(d, 0);
+    g_assert_cmpuint(query_ledger(d->qts), ==, 0);
+    now = host_attributes(d->qts, 0, RAM_SIZE);
+    g_assert_cmpstr(now, ==, fresh);
+}
+
+static char *fresh_attributes(void)
+{
+    QTestState *qts = qemu_start("q35", "");
+    char *fresh = host_attributes(qts, 0, RAM_SIZE);
+
+    qtest_quit(qts);
+    return fresh;
+}
+
+static void test_nonsense(void)
+{
+    static const struct {
+        unsigned at, size;
+        uint64_t value;
+    } nonsense[] = {
+        { STATE, 4, 3 },
+        { ANSWER, 4, 0 },
+        { NR_BUFFERS, 4, 2 },
+        { NR_BUFFERS, 4, 4097 },
+        { NR_BUFFERS, 4, UINT32_MAX },
+        { NR_ATTRIBUTES, 4, 1 },
+        { NR_ATTRIBUTES, 4, 16385 },
+        { NR_ATTRIBUTES, 4, INT32_MAX },
+        { NR_ATTRIBUTES, 4, UINT32_MAX },
+        { ATTRIBUTES + BLOCK, 1, 0 },
+        { ATTRIBUTES + BLOCK, 1, 'x' },
+        { ATTRIBUTES + BLOCK, BLOCK_SIZE, 'x' },
+        { ATTRIBUTES + OFFSET, 8, RAM_SIZE },
+        { ATTRIBUTES + OFFSET, 8, -PAGE },
+        { ATTRIBUTES + LENGTH, 8, 0 },
+        { ATTRIBUTES + LENGTH, 8, RAM_SIZE },
+        { ATTRIBUTES + LENGTH, 8, -PAGE },
+    };
+    Stream s = stream_new();
+    size_t length = s.bytes + s.size - s.device;
+    g_autofree void *old = g_memdup2(s.device, length);
+    Device d;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(nonsense); i++) {
+        put_field(&s, nonsense[i].at, nonsense[i].size, nonsense[i].value);
+        g_test_message("%" PRIu64 " at %u", nonsense[i].value, nonsense[i].at);
+        g_assert_false(stream_load(&s, s.size, &d));
+        qtest_quit(d.qts);
+        memcpy(s.device, old, length);
+    }
+    g_assert_true(stream_load(&s, s.size, &d));
+    g_assert_cmpuint(query_ledger(d.qts), ==, s.nr_attributes);
+    qtest_quit(d.qts);
+    stream_free(&s);
+}
+
+static void test_truncated(void)
+{
+    Stream s = stream_new();
+    size_t device = s.device - s.bytes;
+    const size_t ends[] = {
+        device - 1, device + ANSWER + 1, device + NR_ATTRIBUTES,
+        device + BUFFERS + 9, device + ATTRIBUTES,
+        device + ATTRIBUTES + ATTRIBUTE_SIZE + 100,
+        device + ATTRIBUTES + ATTRIBUTE_SIZE * s.nr_attributes,
+    };
+    Device d;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(ends); i++) {
+        g_assert_false(stream_load(&s, ends[i], &d));
+        qtest_quit(d.qts);
+    }
+    stream_free(&s);
+}
+
+/* What a guest could have asked for, or another host have allowed */
+static void test_odd(void)
+{
+    g_autofree char *fresh = fresh_attributes();
+    Stream s = stream_new();
+    Device d;
+    QDict *info, *device;
+
+    put_field(&s, BUFFERS, 8, -16);                     /* wraps */
+    put_field(&s, BUFFERS + 8, 8, s.bar);               /* no RAM */
+    put_field(&s, BUFFERS + 16, 8, 4 * GiB - PAGE);     /* ROM */
+    /* The first two are protections: now they overlap */
+    put_field(&s, ATTRIBUTES + ATTRIBUTE_SIZE + OFFSET, 8, DATA + 2 * PAGE);
+    put_field(&s, ATTRIBUTES + 2 * ATTRIBUTE_SIZE + CODE, 1, 255);
+    put_field(&s, ATTRIBUTES + 3 * ATTRIBUTE_SIZE + CODE, 1, MEMCTL_DONTNEED);
+    g_assert_true(stream_load(&s, s.size, &d));
+    g_assert_cmpuint(query_ledger(d.qts), ==, s.nr_attributes - 2);
+    g_assert_true(host_is_filled(d.qts, DATA, MiB, 0xaa));
+    for (int i = 0; i < 3; i++) {
+        qtest_writel(d.qts, d.bar + MEMCTL_REG_COMMAND, CONNECTION(i));
+    }
+    info = query_pvmemctl(d.qts);
+    device = qobject_to(QDict, qlist_peek(qdict_get_qlist(info, "devices")));
+    g_assert_cmpuint(qdict_get_int(device, "ignored"), ==, 3);
+    qobject_unref(info);
+    assert_given_back(&d, fresh);
+    qtest_quit(d.qts);
+    stream_free(&s);
+}
+
+static void test_random(void)
+{
+    g_autofree char *fresh = fresh_attributes();
+    Stream s = stream_new();
+    unsigned length = ATTRIBUTES + s.nr_attributes * ATTRIBUTE_SIZE;
+    g_autofree void *old = g_memdup2(s.device, length);
+    Device d;
+
+    for (int i = 0; i < 16; i++) {
+        for (int nr = g_test_rand_int_range(1, 5); nr; nr--) {
+            s.device[g_test_rand_int_range(0, length)] =
+                g_test_rand_int_range(0, 256);
+        }
+        if (stream_load(&s, s.size, &d)) {
+            assert_given_back(&d, fresh);
+        }
+        qtest_quit(d.qts);
+        memcpy(s.device, old, length);
+    }
+    stream_free(&s);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -506,5 +757,9 @@ int main(int argc, char **argv)
                    test_too_much_locked);
     qtest_add_func("/pvmemctl/migration/other-defaults", test_other_defaults);
     qtest_add_func("/pvmemctl/migration/snapshot", test_snapshot);
+    qtest_add_func("/pvmemctl/migration/nonsense", test_nonsense);
+    qtest_add_func("/pvmemctl/migration/truncated", test_truncated);
+    qtest_add_func("/pvmemctl/migration/odd", test_odd);
+    qtest_add_func("/pvmemctl/migration/random", test_random);
     return g_test_run();
 }

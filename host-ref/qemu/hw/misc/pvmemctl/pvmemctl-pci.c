@@ -186,6 +186,25 @@ static bool pvmemctl_can_load(void *opaque, int version_id)
            s->saved.nr_attributes <= PVMEMCTL_MAX_RANGES / 2;
 }
 
+/*
+ * The RAM blocks are the same on both sides, QEMU has seen to that.  Everything
+ * else the other host may have allowed, and this one not.
+ */
+static bool pvmemctl_makes_sense(const PvmemctlSaved *saved)
+{
+    for (int i = 0; i < saved->nr_attributes; i++) {
+        const PvmemctlSavedAttribute *a = &saved->attributes[i];
+        RAMBlock *rb = memchr(a->block, 0, sizeof(a->block))
+                       ? qemu_ram_block_by_name(a->block) : NULL;
+
+        if (!rb || !a->length || a->offset > rb->used_length ||
+            a->length > rb->used_length - a->offset) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static int pvmemctl_restore_attribute(PvmemctlDevice *s,
                                       const PvmemctlSavedAttribute *from)
 {
@@ -194,19 +213,12 @@ static int pvmemctl_restore_attribute(PvmemctlDevice *s,
         .arg = from->arg,
         .owner = &s->core,
     };
+    RAMBlock *rb = qemu_ram_block_by_name(from->block);
     PvmemctlRam ram;
-    RAMBlock *rb;
 
-    if (!memchr(from->block, 0, sizeof(from->block))) {
-        return EINVAL;
-    }
-    rb = qemu_ram_block_by_name(from->block);
-    if (!rb || !rb->host || !rb->mr || !pvmemctl_is_main_block(rb->mr) ||
-        !from->length ||
+    if (!rb->host || !rb->mr || !pvmemctl_is_main_block(rb->mr) ||
         !QEMU_IS_ALIGNED(from->offset | from->length,
-                         qemu_real_host_page_size()) ||
-        from->offset > rb->used_length ||
-        from->length > rb->used_length - from->offset) {
+                         qemu_real_host_page_size())) {
         return EINVAL;
     }
     /* Locking would wait for pages that are still on their way */
@@ -229,7 +241,8 @@ static int pvmemctl_post_load(void *opaque, int version_id)
     unsigned lost = 0;
     int err = 0;
 
-    if (!pvmemctl_core_restore(&s->core, saved->state, saved->answer,
+    if (!pvmemctl_makes_sense(saved) ||
+        !pvmemctl_core_restore(&s->core, saved->state, saved->answer,
                                saved->payload, saved->nr_connections,
                                saved->buffers)) {
         error_report("pvmemctl: the saved state of the device makes no sense");
@@ -409,6 +422,7 @@ static void pvmemctl_finalize(Object *obj)
 {
     PvmemctlDevice *s = PVMEMCTL(obj);
 
+    pvmemctl_drop_saved(s);
     if (s->core.vmm) {
         pvmemctl_core_destroy(&s->core);
     }
