@@ -494,6 +494,7 @@ static struct {
     bool restoring;             /* by the VMM, which does as it likes */
     unsigned begun[2];          /* by effect: nested begin() */
     unsigned answers;
+    const void *vain;           /* where the last call failed */
     unsigned nr_held;
     Held held[MEMCTL_VECTOR_MAX + 8];
 
@@ -716,7 +717,8 @@ static void answered(void *opaque, const struct memctl_vmm_call *call,
         require(!memcmp(call, &now.call, sizeof(*call)), "another request");
     }
     check_answer(call, ret);
-    if (peek(now.buffer, &wire, sizeof(wire))) {
+    /* Unless the guest has written there meanwhile */
+    if (now.known && peek(now.buffer, &wire, sizeof(wire))) {
         require(le32toh(wire.ret.ret_errno) == ret->ret_errno &&
                 le32toh(wire.ret.ret_code) == ret->ret_code &&
                 le64toh(wire.ret.ret_value) == ret->ret_value &&
@@ -869,7 +871,10 @@ static Region *check_call(const void *addr, uint64_t length, unsigned code,
     if (populates) {
         require(now.begun[1] || !now.core->vmm->begin, "populates undeclared");
     }
-    if (code && now.known) {
+    /* What was set in vain may be undone, whatever the guest is allowed */
+    if (code && now.known &&
+        !(addr == now.vain && code == pvmemctl_function_undo(
+              pvmemctl_function(code)->kind, r->flags))) {
         /* MPROTECT_W is done as RW */
         check_policy(r, code == MEMCTL_MPROTECT_RW ? now.code : code);
     }
@@ -885,10 +890,6 @@ static bool fails(uint64_t *length)
     Failure *f = &vmm.failure;
 
     if (!f->after || --f->after) {
-        return false;
-    }
-    /* What was set, the kernel knows how to undo */
-    if (!now.doorbell && (f->err == EINVAL || f->err == EBADF)) {
         return false;
     }
     if (f->times && --f->times) {
@@ -938,6 +939,7 @@ static long make_call(Region *r, long nr, void *addr, uint64_t length,
     }
     if (ret) {
         vmm.tainted = true;
+        now.vain = addr;
     }
     tell("  call %ld: region %u page %zu, 0x%" PRIx64 ", %ld: %d\n", nr,
          index_of(r), (size_t)((unsigned char *)addr - r->host) / PAGE, length,
@@ -1177,6 +1179,7 @@ static void fire(bool in_call)
     }
     event->after = 0;
     now.doorbell = false;
+    tell("  event %u: 0x%" PRIx64 "\n", event->what, event->addr);
     switch (event->what) {
     case EVENT_UNPLUG:
         r->plugged = false;
