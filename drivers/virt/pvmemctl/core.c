@@ -23,6 +23,7 @@
 #include <linux/cleanup.h>
 #include <linux/debugfs.h>
 #include <linux/device.h>
+#include <linux/err.h>
 #include <linux/gfp.h>
 #include <linux/hardirq.h>
 #include <linux/io.h>
@@ -959,14 +960,16 @@ int pvmemctl_call(struct pvmemctl *pm, struct memctl_buf *buf)
 }
 EXPORT_SYMBOL_GPL(pvmemctl_call);
 
-/* The device that serves kernel callers, with a reference, or NULL */
+/* The device that serves kernel callers, with a reference, or why there is none */
 static struct pvmemctl *pvmemctl_get_provider(void)
 {
 	struct pvmemctl *pm;
 
+	if (in_nmi())
+		return ERR_PTR(-EBUSY);
 	guard(rcu)();
 	pm = rcu_dereference(pvmemctl_provider);
-	return pm && kref_get_unless_zero(&pm->kref) ? pm : NULL;
+	return pm && kref_get_unless_zero(&pm->kref) ? pm : ERR_PTR(-ENODEV);
 }
 
 static unsigned int pvmemctl_kernel_flags(void)
@@ -1001,14 +1004,11 @@ long memctl_vmm_call(__u64 func_code, __u64 addr, __u64 length, __u64 arg,
 		     struct memctl_buf *buf)
 {
 	const unsigned int flags = pvmemctl_kernel_flags();
-	struct pvmemctl *pm;
+	struct pvmemctl *pm = pvmemctl_get_provider();
 	long ret = 0;
 
-	if (in_nmi())
-		return -EBUSY;
-	pm = pvmemctl_get_provider();
-	if (!pm)
-		return -ENODEV;
+	if (IS_ERR(pm))
+		return PTR_ERR(pm);
 
 	switch (func_code) {
 	case MEMCTL_INFO:
@@ -1057,18 +1057,15 @@ long memctl_vmm_call_vec(__u64 func_code, const struct memctl_vmm_range *ranges,
 	struct pvmemctl_walk walk = {
 		.func_code = func_code, .range = ranges, .nr = nr,
 	};
+	struct pvmemctl *pm = pvmemctl_get_provider();
 	struct memctl_buf buf;
-	struct pvmemctl *pm;
 	unsigned int i;
 	u64 total = 0;
 	long ret = 0;
 
 	*done = 0;
-	if (in_nmi())
-		return -EBUSY;
-	pm = pvmemctl_get_provider();
-	if (!pm)
-		return -ENODEV;
+	if (IS_ERR(pm))
+		return PTR_ERR(pm);
 
 	if (!pvmemctl_takes_table(func_code))
 		ret = -EINVAL;
