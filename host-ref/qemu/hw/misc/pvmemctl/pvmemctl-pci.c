@@ -20,6 +20,7 @@
 #include "hw/pci/pci_device.h"
 #include "hw/qdev-properties.h"
 #include "migration/misc.h"
+#include "migration/options.h"
 #include "migration/register.h"
 #include "migration/vmstate.h"
 #include "system/memory.h"
@@ -87,16 +88,28 @@ static const MemoryRegionOps pvmemctl_bar_ops = {
 /* Migration */
 
 /*
- * System calls of QEMU would fail on protected memory, where copying is a hit
+ * System calls of QEMU would fail on protected memory, where copying is a hit.
+ * A background snapshot has all pages made present, to see them written: none
+ * may go after that, not even by a doorbell that is under way.
  */
 static int pvmemctl_save_prepare(void *opaque, Error **errp)
 {
     PvmemctlProcess *p = opaque;
+    int ret;
 
-    if (!p->saving) {
-        p->saving = true;
-        pvmemctl_protections_lift();
+    if (p->saving) {
+        return 0;
     }
+    if (migrate_background_snapshot()) {
+        ret = ram_block_uncoordinated_discard_disable(true);
+        if (ret) {
+            error_setg_errno(errp, -ret, "pvmemctl: cannot disable discards");
+            return ret;
+        }
+        p->discards_disabled = true;
+    }
+    p->saving = true;
+    pvmemctl_protections_lift();
     return 0;
 }
 
@@ -104,6 +117,10 @@ static void pvmemctl_save_cleanup(void *opaque)
 {
     PvmemctlProcess *p = opaque;
 
+    if (p->discards_disabled) {
+        p->discards_disabled = false;
+        ram_block_uncoordinated_discard_disable(false);
+    }
     if (p->saving) {
         p->saving = false;
         pvmemctl_protections_reapply();

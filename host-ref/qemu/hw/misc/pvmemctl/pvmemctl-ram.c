@@ -263,9 +263,8 @@ static void pvmemctl_each_ram(void *opaque,
 
 static int pvmemctl_begin(void *opaque, unsigned effects)
 {
-    /* Postcopy and background snapshots want to see every page come and go */
-    if (migration_in_incoming_postcopy() ||
-        (effects & PVMEMCTL_DISCARDS && migration_in_bg_snapshot())) {
+    /* Postcopy wants to see every page come and go */
+    if (migration_in_incoming_postcopy()) {
         return EBUSY;
     }
     if (effects & PVMEMCTL_DISCARDS && !ram_block_discard_enter()) {

@@ -59,6 +59,7 @@ typedef struct PvmemctlProcess {
     PvmemctlLedger *ledger;     /* from the first device to the end */
     uint64_t guard_hits;
     bool saving;                /* a migration or snapshot is under way */
+    bool discards_disabled;     /* for a background snapshot */
 } PvmemctlProcess;
 
 extern PvmemctlProcess pvmemctl_process;
