@@ -238,8 +238,12 @@ static int pvmemctl_restore_attribute(PvmemctlDevice *s,
                          qemu_real_host_page_size())) {
         return EINVAL;
     }
-    /* Locking would wait for pages that are still on their way */
-    if (from->code == MEMCTL_MLOCK && migration_in_incoming_postcopy()) {
+    /*
+     * Locking would wait for pages that are still on their way, and at the end
+     * of postcopy QEMU asks for huge pages everywhere
+     */
+    if ((from->code == MEMCTL_MLOCK || from->code == MEMCTL_NOHUGEPAGE) &&
+        migration_in_incoming_postcopy()) {
         return EBUSY;
     }
     if (from->code >= 64 ||
