@@ -302,6 +302,187 @@ def snapshots(tap, protocol):
             guest.power_off()
 
 
+def set_capability(guest, name):
+    try:
+        guest.qmp.command("migrate-set-capabilities", capabilities=[
+            {"capability": name, "state": True}])
+    except vm.oracle.OracleError as e:
+        raise Skip(f"{name}: {e}") from None
+
+
+def assert_busy(guest, codes, gpa, arg=0):
+    for code in codes:
+        said = guest.agent.call(code, gpa, arg=arg)
+        assert said == (0, errno.EBUSY), f"function {code}: {said}"
+
+
+def start_postcopy(source, target, path):
+    """The guest goes on at the target, most of its memory has not arrived."""
+    slow(source)
+    source.qmp.command("migrate-set-parameters", **{
+        "max-postcopy-bandwidth": MIB // 16})
+    source.qmp.command("migrate", uri=f"unix:{path}")
+    vm.wait_until(lambda: migration(source) == "active", "a start")
+    source.qmp.command("migrate-start-postcopy")
+    vm.wait_until(lambda: migration(target) == "postcopy-active", "postcopy")
+    target.qmp.command("cont")
+    target.boot = source.boot
+    assert target.agent.ask("ping") == source.boot
+
+
+def postcopy(tap, protocol):
+    with new_vm(protocol) as source:
+        source.require_protocol(protocol)
+        set_capability(source, "postcopy-ram")
+        area, contents = set_all(source), source.area(4 * MIB)
+        contents.fill(2)
+        # Each page that is asked for brings others: let there be many
+        source.area(64 * MIB).fill(4)
+        # Where the protocol and the host know it
+        small = source.agent.call(vm.NOHUGEPAGE, contents.gpa(9)) == (0, 0)
+        before = source.attributes()
+        lost = sum(a["function"] in ("mlock", "nohugepage")
+                   for a in source.info()["ledger"])
+        start_load(source)
+        path = source.dir / "target"
+        with new_vm(protocol, incoming=f"unix:{path}") as target:
+            set_capability(target, "postcopy-ram")
+            with tap.test(f"{protocol}: no page comes or goes during postcopy"):
+                start_postcopy(source, target, path)
+                page = area_of(target, contents).gpa(0)
+                # Postcopy makes the pages, all of them
+                assert_busy(target, [vm.DONTNEED, vm.FREE], page)
+                if protocol == "1.1":
+                    assert_busy(target, [vm.ZERO, vm.POPULATE], page)
+                for code, arg in SETTINGS:
+                    assert_busy(target, [code], page, arg)
+                assert protects(target, area) == ["r--", "---"]
+                # Defaults can be given back
+                target.agent.do(vm.PROTECT_RW, area.gpa(0))
+                target.agent.do(vm.PROTECT_RW, area.gpa(EACH))
+                assert protects(target, area) == ["rw-", "rw-"]
+                assert contents.check(2) == (0, 0)
+                assert migration(target) == "postcopy-active"
+                more_rounds(target, 50)
+            with tap.test(f"{protocol}: all is there after postcopy"):
+                source.qmp.command("migrate-set-parameters", **{
+                    "max-postcopy-bandwidth": 0})
+                for guest in source, target:
+                    vm.wait_until(lambda g=guest: migration(g) == "completed",
+                                  "completed")
+                assert contents.check(2) == (0, 0)
+                more_rounds(target, 200)
+                assert end_load(target), "it never was refused"
+            with tap.test(f"{protocol}: what postcopy forbade works again"):
+                for i, code in enumerate((vm.PROTECT_R, vm.PROTECT_NONE)):
+                    target.agent.do(code, area.gpa(i * EACH))
+                # But for locks, which would have waited for their pages,
+                # and small pages, as QEMU asks for huge ones at the end
+                for page in range(2 * EACH, 3 * EACH):
+                    assert "lo" not in target.page(area.gpa(page))[2]
+                    target.agent.do(vm.MLOCK, area.gpa(page))
+                if small:
+                    assert target.page(contents.gpa(9))[2] & {"hg"}
+                    assert not any(a["function"] == "nohugepage"
+                                   for a in target.info()["ledger"])
+                    target.agent.do(vm.NOHUGEPAGE, contents.gpa(9))
+                assert target.attributes() == before, target.attributes()
+                assert f"pvmemctl: {lost} of " in target.qemu_log(), \
+                    target.qemu_log()
+                target.agent.do(vm.DONTNEED, contents.gpa(5))
+                assert contents.check(2) == (1, 1)
+                for page in range(2 * EACH):
+                    target.agent.do(vm.PROTECT_RW, area.gpa(page))
+                assert area_of(target, area).check(1) == (0, 0)
+                assert not target.info()["guard-hits"]
+                assert not source.info()["guard-hits"]
+                target.power_off()
+
+
+class SlowFile:
+    """Writes what a migration sends to a file, so many bytes a second."""
+
+    def __init__(self, directory, rate):
+        self.path, self.file = directory / "sink", directory / "stream"
+        self.rate = rate
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(self.path))
+        self.listener.listen()
+        self.thread = threading.Thread(target=self.copy, daemon=True)
+        self.thread.start()
+
+    def copy(self):
+        connection, _ = self.listener.accept()
+        with open(self.file, "wb") as file:
+            while data := connection.recv(64 << 10):
+                file.write(data)
+                time.sleep(len(data) / self.rate)
+
+    def close(self):
+        self.thread.join()
+        self.listener.close()
+
+
+def background_snapshot(tap, protocol):
+    """Memory is saved as it is at the start, while the guest goes on."""
+    with new_vm(protocol) as guest:
+        guest.require_protocol(protocol)
+        set_capability(guest, "background-snapshot")
+        with tap.test(f"{protocol}: no discards during a background snapshot"):
+            area, contents = set_all(guest), guest.area(4 * MIB)
+            contents.fill(2)
+            guest.agent.do(vm.DONTNEED, contents.gpa(5))
+            before = guest.attributes()
+            start_load(guest, 1)
+            sink = SlowFile(guest.dir, 8 * MIB)
+            guest.qmp.events.clear()
+            guest.qmp.command("migrate", uri=f"unix:{sink.path}")
+            guest.qmp.wait_event("RESUME")
+            while_migrating(guest, area)
+            discards = [vm.DONTNEED, vm.FREE]
+            assert_busy(guest, discards, contents.gpa(0))
+            assert contents.check(2) == (1, 1)
+            contents.fill(3)
+            guest.agent.do(vm.DONTDUMP, contents.gpa(1))
+            if protocol == "1.1":
+                # What must not be released is cleared
+                guest.agent.do(vm.ZERO, contents.gpa(2))
+                guest.agent.do(vm.POPULATE, contents.gpa(3))
+                assert contents.check(3) == (1, 1)
+                assert guest.is_backed(contents.gpa(2))
+                contents.fill(3)
+            assert migration(guest) == "active", "it was too fast for this test"
+        with tap.test(f"{protocol}: the guest goes on after it"):
+            sink.rate = 1 << 40
+            vm.wait_until(lambda: migration(guest) == "completed", "completed")
+            wait_settled(guest)
+            sink.close()
+            end_load(guest)
+            assert protects(guest, area) == ["r--", "---"]
+            assert contents.check(3) == (0, 0)
+            guest.agent.do(vm.DONTNEED, contents.gpa(7))
+            assert not guest.is_backed(contents.gpa(7))
+            assert not guest.info()["guard-hits"]
+        with tap.test(f"{protocol}: another starts from where it was taken"), \
+                new_vm(protocol, incoming=f"file:{sink.file}") as other:
+            vm.wait_until(lambda: migration(other) == "completed", "it loads")
+            other.qmp.command("cont")
+            assert other.agent.ask("ping") == guest.boot
+            assert area_of(other, contents).check(2) == (1, 1)
+            more_rounds(other, 100)
+            end_load(other)
+            assert other.attributes() == before, other.attributes()
+            for page in range(2 * EACH):
+                other.agent.do(vm.PROTECT_RW, area.gpa(page))
+            assert area_of(other, area).check(1) == (0, 0)
+            other.agent.do(vm.DONTNEED, contents.gpa(6))
+            assert contents.check(2) == (2, 2)
+            other.power_off()
+        with tap.test(f"{protocol}: and the first still is where it was"):
+            assert area_of(guest, contents).check(3) == (1, 1)
+            guest.power_off()
+
+
 def moves_1_1(tap):
     moves(tap, "1.1")
 
@@ -318,5 +499,23 @@ def snapshots_1_0(tap):
     snapshots(tap, "1.0")
 
 
+def postcopy_1_1(tap):
+    postcopy(tap, "1.1")
+
+
+def postcopy_1_0(tap):
+    postcopy(tap, "1.0")
+
+
+def background_snapshot_1_1(tap):
+    background_snapshot(tap, "1.1")
+
+
+def background_snapshot_1_0(tap):
+    background_snapshot(tap, "1.0")
+
+
 if __name__ == "__main__":
-    sys.exit(vm.main(moves_1_1, moves_1_0, snapshots_1_1, snapshots_1_0))
+    sys.exit(vm.main(moves_1_1, moves_1_0, snapshots_1_1, snapshots_1_0,
+                     postcopy_1_1, postcopy_1_0, background_snapshot_1_1,
+                     background_snapshot_1_0))
