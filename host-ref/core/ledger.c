@@ -23,6 +23,7 @@ struct PvmemctlLedger {
     uintptr_t *cuts;            /* where hugetlb memory was cut */
     uint64_t locked, max_locked;
     unsigned lifted;            /* by so many the protections are off */
+    void *kept_whole;           /* the last mapping of keep_whole() */
     PvmemctlAttribute attributes[]; /* by kind, then address; no two overlap */
 };
 
@@ -196,10 +197,10 @@ static bool is_impossible(int err)
  * the first page was written.  What a guest sets on memory that nobody has
  * touched, and takes back later, would leave its borders for ever, and not be
  * bounded by anything: so touch a page, while there is nothing in the whole
- * mapping that could have cut it.  That changes no contents.
+ * mapping that could have cut it.  That changes no contents, and is done once:
+ * what becomes of the page later does not matter.
  */
-static void keep_whole(const PvmemctlLedger *l, const PvmemctlRam *ram,
-                       void *addr)
+static void keep_whole(PvmemctlLedger *l, const PvmemctlRam *ram, void *addr)
 {
     const PvmemctlAction touch = {
         .how = PVMEMCTL_MADVISE, .value = MADV_POPULATE_WRITE,
@@ -207,7 +208,8 @@ static void keep_whole(const PvmemctlLedger *l, const PvmemctlRam *ram,
     uintptr_t start = (uintptr_t)ram->block, end = start + ram->block_length;
 
     /* hugetlb mappings are never joined */
-    if (ram->flags & PVMEMCTL_RAM_SHARED || pvmemctl_is_huge(ram)) {
+    if (ram->block == l->kept_whole || ram->flags & PVMEMCTL_RAM_SHARED ||
+        pvmemctl_is_huge(ram)) {
         return;
     }
     for (int kind = PVMEMCTL_KIND_NONE + 1; kind < PVMEMCTL_NR_KINDS; kind++) {
@@ -217,7 +219,9 @@ static void keep_whole(const PvmemctlLedger *l, const PvmemctlRam *ram,
             return;
         }
     }
-    pvmemctl_action_run(&touch, addr, ram->page_size);
+    if (!pvmemctl_action_run(&touch, addr, ram->page_size)) {
+        l->kept_whole = ram->block;
+    }
 }
 
 /* About to cut hugetlb memory at @addr; false if there are too many borders */
@@ -467,6 +471,9 @@ void pvmemctl_ledger_forget(PvmemctlLedger *l, const void *addr,
     }
     l->nr = kept;
     forget_cuts(l, start, end);
+    if ((uintptr_t)l->kept_whole >= start && (uintptr_t)l->kept_whole < end) {
+        l->kept_whole = NULL;
+    }
     pvmemctl_guard_forget(addr, length);
     pthread_mutex_unlock(&l->lock);
 }

@@ -480,6 +480,20 @@ static void attributes_that_are_taken_back_leave_one_mapping(void **state)
     }
 }
 
+static void a_mapping_is_touched_once(void **state)
+{
+    for (int i = 0; i < 2; i++) {
+        fake.calls[CALL_MADVISE] = 0;
+        for (unsigned page = 0; page < 4; page++) {
+            assert_done(MEMCTL_MPROTECT_R, gpa(BIG, page), page_size, 0);
+            assert_done(MEMCTL_MPROTECT_RW, gpa(BIG, page), page_size, 0);
+        }
+        assert_int_equal(fake.calls[CALL_MADVISE], 1);
+        /* Another of the same place is another */
+        pvmemctl_ledger_forget(ledger, host(BIG, 0), BIG_SIZE);
+    }
+}
+
 static void no_mix_of_attributes_makes_more_mappings(void **state)
 {
     const unsigned pages = 1024;
@@ -1004,6 +1018,7 @@ static const struct CMUnitTest ledger_tests[] = {
     TEST(the_number_of_attributes_is_limited),
     TEST(a_full_ledger_lets_no_attribute_be_cut_in_two),
     TEST(attributes_that_are_taken_back_leave_one_mapping),
+    TEST(a_mapping_is_touched_once),
     TEST(no_mix_of_attributes_makes_more_mappings),
     TEST(the_bytes_that_are_locked_are_limited),
     TEST(what_is_impossible_is_not_recorded),
