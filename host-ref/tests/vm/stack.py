@@ -13,7 +13,7 @@ DRIVE = "/sys/kernel/debug/stack_pool_test/"
 
 
 def boot(*options, **more):
-    return Vm("--kernel", "distro", *options, **more)
+    return Vm("--kernel", "distro", *options, consumers=True, **more)
 
 
 def figure(guest, name):

@@ -16,6 +16,10 @@ POOL = "/sys/kernel/mm/hugepages/hugepages-2048kB/"
 VERIFY = "pvmemctl.zero_verify=1 "
 
 
+def boot(*options, **more):
+    return Vm(*options, consumers=True, **more)
+
+
 def state(guest):
     status, said = guest.agent.sh(f"cat {ZERO}state")
     if status:
@@ -72,7 +76,7 @@ OFF = [
 
 def off(tap):
     for what, append, device, why in OFF:
-        with tap.test("off " + what), Vm(device=device, append=VERIFY + append) as guest:
+        with tap.test("off " + what), boot(device=device, append=VERIFY + append) as guest:
             if why == "page_poison" and state(guest).startswith("on"):
                 raise Skip("this kernel does not poison pages")
             is_off(guest, why)
@@ -90,7 +94,7 @@ def released(guest, gpas):
 def old_host(tap):
     """1.0, where one has to look: DONTNEED zeroes private memory, and only that."""
     for backing in "anon", "memfd", "file-private":
-        with tap.test(f"probe a host of 1.0, backing {backing}"), Vm(
+        with tap.test(f"probe a host of 1.0, backing {backing}"), boot(
                 "--backing", backing, device=("allow=all", "x-protocol=1.0"),
                 append=VERIFY + "pvmemctl.zero=probe") as guest:
             if backing == "file-private":
@@ -106,14 +110,14 @@ def old_host(tap):
             no_lies(guest)
             guest.power_off()
 
-    with tap.test("probe a host of 1.0 that does not zero"), Vm(
+    with tap.test("probe a host of 1.0 that does not zero"), boot(
             "--backing", "memfd", device=("allow=dontneed", "x-protocol=1.0"),
             append=VERIFY + "pvmemctl.zero=probe") as guest:
         # REMOVE, which would do, is not allowed; DONTNEED answers success
         is_off(guest, "not seen")
         guest.power_off()
 
-    with tap.test("probe a host of 1.1"), Vm(
+    with tap.test("probe a host of 1.1"), boot(
             device=("allow=all",), append=VERIFY + "pvmemctl.zero=probe") as guest:
         assert state(guest) == "on: host was seen to do it", state(guest)
         wait_until(lambda gpas=use_pool(guest): released(guest, gpas), "it is released")
@@ -123,7 +127,7 @@ def old_host(tap):
 
 def reserved_at_boot(tap):
     for backing in "anon", "memfd":
-        with tap.test(f"what was reserved at boot is released, backing {backing}"), Vm(
+        with tap.test(f"what was reserved at boot is released, backing {backing}"), boot(
                 "--backing", backing, device=("allow=all",), mem=512,
                 append=VERIFY + "hugepages=64") as guest:
             wait_until(lambda: number(guest, "hugetlb_released") >= 64 * HUGE, "all is")
@@ -140,7 +144,7 @@ def reserved_at_boot(tap):
 
 
 def comes_and_goes(tap):
-    with tap.test("the device leaves and comes back"), Vm(
+    with tap.test("the device leaves and comes back"), boot(
             device=("allow=all",), mem=512, append=VERIFY + "hugepages=32") as guest:
         wait_until(lambda: number(guest, "hugetlb_released") >= 32 * HUGE, "all is released")
         address = guest.agent.run(f"cd {DRIVER} && echo 0000:*").split()[0]
@@ -174,7 +178,7 @@ def comes_and_goes(tap):
 
 
 def balloon(tap):
-    with tap.test("a balloon reports free memory already"), Vm(
+    with tap.test("a balloon reports free memory already"), boot(
             device=("allow=all",), mem=512, append=VERIFY + "pvmemctl.zero_report=1",
             qemu=("-device", "virtio-balloon-pci,free-page-reporting=on")) as guest:
         assert state(guest).startswith("on: ")
@@ -204,7 +208,7 @@ def balloon(tap):
 
 
 def reset(tap):
-    with tap.test("a host that forgot its connections"), Vm(
+    with tap.test("a host that forgot its connections"), boot(
             device=("allow=all",), mem=512,
             append=VERIFY + "hugepages=16 pvmemctl.zero_report=1") as guest:
         wait_until(lambda: number(guest, "hugetlb_released") >= 16 * HUGE, "all is released")
