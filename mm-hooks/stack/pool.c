@@ -92,6 +92,12 @@ static unsigned int stack_pool_high(const struct stack_pool *pool)
 	return READ_ONCE(stack_pool_active) ? stack_pool_low(pool) + STACKS_PER_CHUNK : 0;
 }
 
+/* Stacks that can be handed out */
+static unsigned int stack_pool_ready(const struct stack_pool *pool)
+{
+	return READ_ONCE(pool->nr_idle) + READ_ONCE(pool->nr_deep);
+}
+
 /* What idle stacks hold can be had back, and should count as available */
 static void stack_pool_account(const struct stack_pool *pool, int stacks)
 {
@@ -121,15 +127,20 @@ static unsigned int stack_pages_dirty(const struct pooled_stack *stack)
 	return dirty;
 }
 
+/* The lowest page that is written to, or else the top one */
+static unsigned int stack_lowest_page(const struct pooled_stack *stack)
+{
+	unsigned int i = 0;
+
+	while (i < STACK_PAGES - 1 && !stack_page_dirty(stack, i))
+		i++;
+	return i;
+}
+
 /* Is there more to clear than the page that every thread uses? */
 static bool stack_is_deep(const struct pooled_stack *stack)
 {
-	unsigned int i;
-
-	for (i = 0; i < STACK_PAGES - 1; i++)
-		if (stack_page_dirty(stack, i))
-			return true;
-	return false;
+	return stack_lowest_page(stack) < STACK_PAGES - 1;
 }
 
 /* Chunks -------------------------------------------------------------------- */
@@ -173,17 +184,7 @@ static int stack_map(struct stack_chunk *chunk, unsigned int index)
 	stack->chunk = chunk;
 	/* One table has them all: THREAD_ALIGN.  It stays while they are mapped. */
 	stack->ptep = virt_to_kpte(addr);
-	INIT_LIST_HEAD(&stack->list);
 	return 0;
-}
-
-static void stack_unmap(struct pooled_stack *stack)
-{
-	unsigned int i;
-
-	vunmap(stack->area->addr);
-	for (i = 0; i < STACK_PAGES; i++)
-		__free_page(stack->pages[i]);
 }
 
 /* The pages of a chunk are with the page allocator when its last reference goes */
@@ -202,10 +203,12 @@ static void stack_chunk_put(struct stack_chunk *chunk)
 /* Off all lists and marked as gone; nobody is left who knows of it */
 static void stack_dismantle(struct pooled_stack *stack)
 {
-	struct stack_chunk *chunk = stack->chunk;
+	unsigned int i;
 
-	stack_unmap(stack);
-	stack_chunk_put(chunk);
+	vunmap(stack->area->addr);
+	for (i = 0; i < STACK_PAGES; i++)
+		__free_page(stack->pages[i]);
+	stack_chunk_put(stack->chunk);
 }
 
 static int stack_pool_make_chunk(struct stack_pool *pool)
@@ -280,6 +283,9 @@ VISIBLE_IF_KUNIT int stack_pool_grow(struct stack_pool *pool)
 		/* A thread that is killed says nothing of the next attempt */
 		if (err != -EINTR)
 			pool->hold_off = jiffies + STACK_HOLD_OFF;
+	} else if (!READ_ONCE(stack_pool_active)) {
+		/* What stack_pool_stop() came too early for */
+		queue_delayed_work(stack_pool_wq, &stack_pool_tidier, 0);
 	}
 	return err;
 }
@@ -295,7 +301,7 @@ static void stack_pool_grow_work(struct work_struct *work)
 			continue;
 		guard(mutex)(&pool->grow_lock);
 		/* Hold off ends this, or enough of them */
-		while (READ_ONCE(pool->nr_idle) + READ_ONCE(pool->nr_deep) < stack_pool_low(pool))
+		while (stack_pool_ready(pool) < stack_pool_low(pool))
 			if (stack_pool_grow(pool))
 				break;
 	}
@@ -312,6 +318,28 @@ static int stack_pool_policy_node(void)
 #endif
 }
 
+/* An idle stack is to be on its list no more: with the pool's lock held */
+static void stack_pool_unlist(struct stack_pool *pool, struct pooled_stack *stack)
+{
+	if (stack->state == STACK_DEEP) {
+		pool->nr_deep--;
+	} else {
+		pool->nr_idle--;
+		pool->nr_warm -= stack->warm;
+	}
+	list_del(&stack->list);
+}
+
+/* ... and to be the caller's alone */
+static void stack_pool_claim(struct stack_pool *pool, struct pooled_stack *stack)
+{
+	stack_pool_unlist(pool, stack);
+	stack->state = STACK_LIVE;
+	stack->warm = false;
+	stack->chunk->live++;
+	pool->nr_live++;
+}
+
 VISIBLE_IF_KUNIT struct pooled_stack *stack_pool_take(struct stack_pool *pool)
 {
 	struct pooled_stack *stack;
@@ -319,23 +347,14 @@ VISIBLE_IF_KUNIT struct pooled_stack *stack_pool_take(struct stack_pool *pool)
 
 	scoped_guard(spinlock_irqsave, &pool->lock) {
 		stack = list_first_entry_or_null(&pool->idle, struct pooled_stack, list);
-		if (stack) {
-			pool->nr_idle--;
-			pool->nr_warm -= stack->warm;
-		} else {
+		if (!stack)
 			stack = list_first_entry_or_null(&pool->deep, struct pooled_stack, list);
-			if (stack)
-				pool->nr_deep--;
-		}
 		if (stack) {
-			list_del_init(&stack->list);
-			stack->state = STACK_LIVE;
-			stack->chunk->live++;
-			pool->nr_live++;
+			stack_pool_claim(pool, stack);
 			pool->stats.taken++;
 		}
 		pool->last_take = jiffies;
-		low = pool->nr_idle + pool->nr_deep < stack_pool_low(pool);
+		low = stack_pool_ready(pool) < stack_pool_low(pool);
 	}
 	if (stack)
 		stack_pool_account(pool, -1);
@@ -373,7 +392,7 @@ struct vm_struct *__stack_pool_get(int node)
 	return stack->area;
 }
 
-/* Off all lists, and idle from now on: with the pool's lock held */
+/* A stack on no list is idle from now on: with the pool's lock held */
 static void stack_pool_settle(struct stack_pool *pool, struct pooled_stack *stack, bool deep)
 {
 	struct stack_chunk *chunk = stack->chunk;
@@ -382,16 +401,16 @@ static void stack_pool_settle(struct stack_pool *pool, struct pooled_stack *stac
 	pool->nr_live--;
 	stack->state = chunk->shattered ? STACK_GONE : STACK_IDLE;
 	if (chunk->shattered) {
-		list_move(&stack->list, &pool->dead);
+		list_add(&stack->list, &pool->dead);
 	} else if (deep) {
 		stack->state = STACK_DEEP;
-		list_move(&stack->list, &pool->deep);
+		list_add(&stack->list, &pool->deep);
 		pool->nr_deep++;
 	} else {
 		if (stack->warm)
-			list_move(&stack->list, &pool->idle);
+			list_add(&stack->list, &pool->idle);
 		else
-			list_move_tail(&stack->list, &pool->idle);
+			list_add_tail(&stack->list, &pool->idle);
 		pool->nr_idle++;
 		pool->nr_warm += stack->warm;
 	}
@@ -512,13 +531,8 @@ bool __stack_pool_end_unused(struct task_struct *task)
 void *__stack_pool_used(const struct task_struct *task)
 {
 	struct pooled_stack *stack = pooled_stack(task_stack_vm_area(task));
-	unsigned int i = 0;
 
-	if (!stack)
-		return NULL;
-	while (i < STACK_PAGES - 1 && !stack_page_dirty(stack, i))
-		i++;
-	return stack->area->addr + i * PAGE_SIZE;
+	return stack ? stack->area->addr + stack_lowest_page(stack) * PAGE_SIZE : NULL;
 }
 
 /* Tidy up --------------------------------------------------------------------- */
@@ -584,65 +598,42 @@ static void stack_pool_release(struct stack_pool *pool, struct list_head *batch,
 	guard(spinlock_irqsave)(&pool->lock);
 	pool->stats.released += pages - refused;
 	pool->stats.refused += refused;
-	list_for_each_entry_safe(stack, next, batch, list)
+	list_for_each_entry_safe(stack, next, batch, list) {
+		list_del(&stack->list);
 		stack_pool_settle(pool, stack, false);
+	}
 }
 
-/* Off its list, and nobody else's: with the pool's lock held */
-static void stack_pool_claim(struct stack_pool *pool, struct pooled_stack *stack,
-			     struct list_head *batch)
-{
-	stack->state = STACK_LIVE;
-	stack->chunk->live++;
-	pool->nr_live++;
-	stack->warm = false;
-	list_move_tail(&stack->list, batch);
-}
-
-static bool stack_pool_release_deep(struct stack_pool *pool)
+/*
+ * Release stacks of @list that were written to, beyond the first @keep.  Returns whether
+ * there may be more.
+ */
+static bool stack_pool_release_some(struct stack_pool *pool, struct list_head *list,
+				    unsigned int keep)
 {
 	struct pooled_stack *stack, *next;
 	unsigned int stacks = 0;
 	LIST_HEAD(batch);
 
 	scoped_guard(spinlock_irqsave, &pool->lock) {
-		list_for_each_entry_safe(stack, next, &pool->deep, list) {
+		list_for_each_entry_safe(stack, next, list, list) {
 			if (stacks == STACK_BATCH)
 				break;
-			pool->nr_deep--;
-			stack_pool_claim(pool, stack, &batch);
-			stacks++;
-		}
-	}
-	if (stacks)
-		stack_pool_release(pool, &batch, stacks);
-	return stacks;
-}
-
-/* Also the top pages, of more idle stacks than may soon be wanted */
-static bool stack_pool_release_warm(struct stack_pool *pool)
-{
-	struct pooled_stack *stack, *next;
-	unsigned int keep, stacks = 0;
-	LIST_HEAD(batch);
-
-	scoped_guard(spinlock_irqsave, &pool->lock) {
-		keep = stack_pool_low(pool);
-		list_for_each_entry_safe(stack, next, &pool->idle, list) {
-			if (stacks == STACK_BATCH || !stack->warm)
+			/* Behind it are more of its kind */
+			if (stack->state == STACK_IDLE && !stack->warm)
 				break;
 			if (keep) {
 				keep--;
 				continue;
 			}
-			pool->nr_idle--;
-			pool->nr_warm--;
-			stack_pool_claim(pool, stack, &batch);
+			stack_pool_claim(pool, stack);
+			list_add_tail(&stack->list, &batch);
 			stacks++;
 		}
 	}
 	if (stacks)
 		stack_pool_release(pool, &batch, stacks);
+	cond_resched();
 	return stacks;
 }
 
@@ -680,7 +671,7 @@ VISIBLE_IF_KUNIT unsigned int stack_pool_shatter(struct stack_pool *pool, unsign
 			return 0;
 		live = chunk->live;
 		idle = STACKS_PER_CHUNK - live;
-		if (!idle || pool->nr_idle + pool->nr_deep < keep + idle)
+		if (!idle || stack_pool_ready(pool) < keep + idle)
 			return 0;
 
 		chunk->shattered = true;
@@ -689,15 +680,11 @@ VISIBLE_IF_KUNIT unsigned int stack_pool_shatter(struct stack_pool *pool, unsign
 		for (i = 0; i < STACKS_PER_CHUNK; i++) {
 			struct pooled_stack *stack = &chunk->stacks[i];
 
-			if (stack->state == STACK_DEEP)
-				pool->nr_deep--;
-			else if (stack->state == STACK_IDLE)
-				pool->nr_idle--;
-			else
+			if (stack->state == STACK_LIVE)
 				continue;
-			pool->nr_warm -= stack->warm;
+			stack_pool_unlist(pool, stack);
 			stack->state = STACK_GONE;
-			list_move(&stack->list, &pool->dead);
+			list_add(&stack->list, &pool->dead);
 		}
 	}
 	trace_stack_pool_shrink(pool->nid, chunk->pfn, idle, live);
@@ -709,24 +696,21 @@ VISIBLE_IF_KUNIT unsigned int stack_pool_shatter(struct stack_pool *pool, unsign
 
 VISIBLE_IF_KUNIT void stack_pool_tidy(struct stack_pool *pool)
 {
-	unsigned int high, keep;
-	bool quiet;
+	const bool active = READ_ONCE(stack_pool_active);
+	const unsigned int high = stack_pool_high(pool), low = stack_pool_low(pool);
+	const bool quiet = !active ||
+			   time_after_eq(jiffies, READ_ONCE(pool->last_take) + STACK_QUIET);
 
-	while (stack_pool_release_deep(pool))
-		cond_resched();
+	while (active && stack_pool_release_some(pool, &pool->deep, 0))
+		;
 	stack_pool_bury(pool);
-
-	quiet = !READ_ONCE(stack_pool_active) ||
-		time_after_eq(jiffies, READ_ONCE(pool->last_take) + STACK_QUIET);
-	high = stack_pool_high(pool);
-	keep = high ? stack_pool_low(pool) : 0;
-	while (quiet && READ_ONCE(pool->nr_idle) > high && stack_pool_shatter(pool, keep))
+	while (quiet && stack_pool_ready(pool) > high && stack_pool_shatter(pool, active ? low : 0))
 		stack_pool_bury(pool);
-	while (quiet && READ_ONCE(stack_pool_active) && stack_pool_release_warm(pool))
-		cond_resched();
+	/* Also the top pages, of more idle stacks than may soon be wanted */
+	while (active && quiet && stack_pool_release_some(pool, &pool->idle, low))
+		;
 
-	if (!quiet && (READ_ONCE(pool->nr_idle) > high ||
-		       READ_ONCE(pool->nr_warm) > stack_pool_low(pool)))
+	if (!quiet && (READ_ONCE(pool->nr_idle) > high || READ_ONCE(pool->nr_warm) > low))
 		queue_delayed_work(stack_pool_wq, &stack_pool_tidier, STACK_QUIET);
 }
 
@@ -742,9 +726,8 @@ static void stack_pool_tidy_work(struct work_struct *work)
 static unsigned long stack_pool_count(struct shrinker *shrinker, struct shrink_control *sc)
 {
 	struct stack_pool *pool = stack_pools[sc->nid];
-	unsigned long idle = pool ? READ_ONCE(pool->nr_idle) + READ_ONCE(pool->nr_deep) : 0;
 
-	return idle * STACK_PAGES ?: SHRINK_EMPTY;
+	return (pool ? stack_pool_ready(pool) * STACK_PAGES : 0) ?: SHRINK_EMPTY;
 }
 
 static unsigned long stack_pool_scan(struct shrinker *shrinker, struct shrink_control *sc)

@@ -80,20 +80,8 @@ STACK_FIGURE(not_grown, sum.stats.not_grown);
 STACK_FIGURE(shattered, sum.stats.shattered);
 STACK_FIGURE(released, sum.stats.released);
 STACK_FIGURE(refused, sum.stats.refused);
-
-static ssize_t calls_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
-{
-	return sysfs_emit(buf, "%lu\n", stack_host_calls());
-}
-
-static struct kobj_attribute calls_attr = __ATTR_RO(calls);
-
-static ssize_t not_small_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
-{
-	return sysfs_emit(buf, "%lu\n", stack_host_not_small());
-}
-
-static struct kobj_attribute not_small_attr = __ATTR_RO(not_small);
+STACK_FIGURE(calls, stack_host_calls());
+STACK_FIGURE(not_small, stack_host_not_small());
 
 static ssize_t depth_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
 {
