@@ -37,23 +37,6 @@
 
 static size_t page_size;
 
-/* Guest-physical address of a page that is present, or 0 */
-static uint64_t physical(const void *addr)
-{
-	uint64_t entry = 0;
-	int fd;
-
-	fd = open("/proc/self/pagemap", O_RDONLY);
-	if (fd < 0)
-		return 0;
-	if (pread(fd, &entry, sizeof(entry), (uintptr_t)addr / page_size * 8) != sizeof(entry))
-		entry = 0;
-	close(fd);
-	if (!(entry >> 63))
-		return 0;
-	return (entry & ((1ULL << 55) - 1)) * page_size;
-}
-
 static bool all_bytes(const unsigned char *mem, size_t length, unsigned char value)
 {
 	while (length--)

@@ -25,6 +25,24 @@ static inline int raw_call(int fd, uint64_t func, uint64_t addr, uint64_t length
 	return ioctl(fd, MEMCTL_IOCTL, buf) ? errno : 0;
 }
 
+/* Guest-physical address of a page that is present, or 0 */
+static inline uint64_t physical(const void *addr)
+{
+	const size_t page_size = sysconf(_SC_PAGESIZE);
+	uint64_t entry = 0;
+	int fd;
+
+	fd = open("/proc/self/pagemap", O_RDONLY);
+	if (fd < 0)
+		return 0;
+	if (pread(fd, &entry, sizeof(entry), (uintptr_t)addr / page_size * 8) != sizeof(entry))
+		entry = 0;
+	close(fd);
+	if (!(entry >> 63))
+		return 0;
+	return (entry & ((1ULL << 55) - 1)) * page_size;
+}
+
 /* The first line of a file, without its end; "" if there is none */
 static inline const char *file_text(const char *path)
 {

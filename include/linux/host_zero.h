@@ -13,6 +13,7 @@
 #include <linux/jump_label.h>
 #include <linux/mm.h>
 
+#ifdef CONFIG_HUGETLB_PAGE
 #ifdef CONFIG_PVMEMCTL_ZERO
 
 /* Once on it stays on: pages may be marked for as long as this kernel runs */
@@ -92,26 +93,6 @@ static inline void host_zero_hugetlb_clear(struct folio *folio, unsigned long ad
 	folio_zero_user(folio, addr);
 }
 
-DECLARE_STATIC_KEY_FALSE(host_zero_call_key);
-extern unsigned int host_zero_call_order;
-
-bool __host_zero_by_call(struct page *page, unsigned int order);
-
-/**
- * host_zero_by_call - have the host zero what would have to be cleared
- * @page: first page, mapped by this kernel
- * @order: number of pages, as a power of two
- *
- * Context: Any.
- * Return: true if the pages read as zero now, false if they have to be cleared.
- */
-static inline bool host_zero_by_call(struct page *page, unsigned int order)
-{
-	return static_branch_unlikely(&host_zero_call_key) &&
-	       order >= READ_ONCE(host_zero_call_order) &&
-	       __host_zero_by_call(page, order);
-}
-
 #else /* !CONFIG_PVMEMCTL_ZERO */
 
 static inline void host_zero_hugetlb_enqueued(struct folio *folio) { }
@@ -133,6 +114,33 @@ static inline void host_zero_hugetlb_clear(struct folio *folio, unsigned long ad
 {
 	folio_zero_user(folio, addr);
 }
+
+#endif /* CONFIG_PVMEMCTL_ZERO */
+#endif /* CONFIG_HUGETLB_PAGE */
+
+#ifdef CONFIG_PVMEMCTL_ZERO
+
+DECLARE_STATIC_KEY_FALSE(host_zero_call_key);
+extern unsigned int host_zero_call_order;
+
+bool __host_zero_by_call(struct page *page, unsigned int order);
+
+/**
+ * host_zero_by_call - have the host zero what would have to be cleared
+ * @page: first page, mapped by this kernel
+ * @order: number of pages, as a power of two
+ *
+ * Context: Any.
+ * Return: true if the pages read as zero now, false if they have to be cleared.
+ */
+static inline bool host_zero_by_call(struct page *page, unsigned int order)
+{
+	return static_branch_unlikely(&host_zero_call_key) &&
+	       order >= READ_ONCE(host_zero_call_order) &&
+	       __host_zero_by_call(page, order);
+}
+
+#else /* !CONFIG_PVMEMCTL_ZERO */
 
 static inline bool host_zero_by_call(struct page *page, unsigned int order)
 {

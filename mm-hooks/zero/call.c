@@ -202,6 +202,7 @@ static ssize_t order_store(struct kobject *kobj, struct kobj_attribute *attr,
 	zero_call_start();
 	return count;
 }
+
 static struct kobj_attribute zero_order_attr = __ATTR_RW(order);
 
 /* What zero_order=auto found: the order, then what it is derived from */
@@ -218,6 +219,7 @@ static ssize_t crossover_show(struct kobject *kobj, struct kobj_attribute *attr,
 					     zero_timings[i].call_ns);
 	return len;
 }
+
 static struct kobj_attribute zero_crossover_attr = __ATTR_RO(crossover);
 
 void __init zero_call_init(void)

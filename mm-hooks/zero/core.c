@@ -286,17 +286,17 @@ int zero_ranges(enum zero_mech mech, const struct memctl_vmm_range *ranges,
 			}
 			zero_count(mech, released, ranges[i].length);
 		}
-		if (i == nr)
+		if (i == nr) {
 			ret = 0;
-		else if (!ret)
-			ret = -EIO;
-		else if (zero_is_refusal(ret)) {
-			zero_count(mech, refused, 1);
-			i++;
-			ret = 0;
-			continue;
+			break;
 		}
-		break;
+		if (!ret)
+			ret = -EIO;
+		if (!zero_is_refusal(ret))
+			break;
+		zero_count(mech, refused, 1);
+		i++;
+		ret = 0;
 	}
 	trace_pvmemctl_zero_release(mech, nr, i, ret);
 	return ret;
@@ -372,6 +372,11 @@ VISIBLE_IF_KUNIT int zero_set_mode(const char *mode)
 	return 0;
 }
 
+VISIBLE_IF_KUNIT const char *zero_get_mode(void)
+{
+	return zero_modes[zero_mode];
+}
+
 static int zero_mode_set(const char *val, const struct kernel_param *kp)
 {
 	return zero_set_mode(val);
@@ -379,7 +384,7 @@ static int zero_mode_set(const char *val, const struct kernel_param *kp)
 
 static int zero_mode_get(char *buffer, const struct kernel_param *kp)
 {
-	return sysfs_emit(buffer, "%s\n", zero_modes[zero_mode]);
+	return sysfs_emit(buffer, "%s\n", zero_get_mode());
 }
 
 static const struct kernel_param_ops zero_mode_ops = {
@@ -410,6 +415,7 @@ static ssize_t state_show(struct kobject *kobj, struct kobj_attribute *attr, cha
 	guard(spinlock_irqsave)(&zero_lock);
 	return sysfs_emit(buf, "%s: %s\n", zero_func ? "on" : "off", zero_why);
 }
+
 static struct kobj_attribute zero_state_attr = __ATTR_RO(state);
 
 static u64 zero_sum(enum zero_mech mech, size_t offset)
@@ -455,6 +461,7 @@ static ssize_t zero_skipped_show(struct kobject *kobj, struct kobj_attribute *at
 	.attr = __ATTR(_prefix##_field, 0444, zero_count_show, NULL),		\
 	.mech = _mech, .offset = offsetof(struct zero_stats, _field),		\
 }
+
 #define ZERO_ATTRS(_mech, _prefix)						\
 	{ .attr = __ATTR(_prefix##skipped, 0444, zero_skipped_show, NULL), .mech = _mech }, \
 	ZERO_ATTR(_mech, _prefix, released),					\
@@ -489,5 +496,6 @@ static int __init zero_init(void)
 
 	return pvmemctl_register_notifier(&zero_nb);
 }
+
 /* After the pool of huge pages and the core of pvmemctl */
 late_initcall(zero_init);

@@ -178,6 +178,7 @@ static ssize_t report_store(struct kobject *kobj, struct kobj_attribute *attr,
 		ret = on && !zero_report_registered ? -EBUSY : count;
 	return ret;
 }
+
 static struct kobj_attribute zero_report_attr = __ATTR_RW(report);
 
 static ssize_t report_order_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
@@ -201,6 +202,7 @@ static ssize_t report_order_store(struct kobject *kobj, struct kobj_attribute *a
 			page_reporting_order = order;
 	return count;
 }
+
 static struct kobj_attribute zero_report_order_attr = __ATTR_RW(report_order);
 
 static ssize_t report_delay_ms_show(struct kobject *kobj, struct kobj_attribute *attr,
@@ -223,6 +225,7 @@ static ssize_t report_delay_ms_store(struct kobject *kobj, struct kobj_attribute
 	WRITE_ONCE(zero_prdev.delay_ms, ms);
 	return count;
 }
+
 static struct kobj_attribute zero_report_delay_attr = __ATTR_RW(report_delay_ms);
 
 void __init zero_free_init(void)

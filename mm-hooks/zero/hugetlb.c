@@ -127,8 +127,10 @@ static int zero_hugetlb_batch(struct hstate *h)
 	/* Who changes the size of the pool, or demotes, need not look at HPG_releasing */
 	guard(mutex)(&h->resize_lock);
 
-	scoped_guard(spinlock_irq, &hugetlb_lock)
-		zero_busy = n = zero_hugetlb_collect(h);
+	scoped_guard(spinlock_irq, &hugetlb_lock) {
+		n = zero_hugetlb_collect(h);
+		zero_busy = n;
+	}
 	if (!n)
 		return 0;
 
@@ -214,6 +216,7 @@ static ssize_t hugetlb_store(struct kobject *kobj, struct kobj_attribute *attr,
 		zero_hugetlb_start();
 	return count;
 }
+
 static struct kobj_attribute zero_hugetlb_attr = __ATTR_RW(hugetlb);
 
 static ssize_t hugetlb_delay_ms_show(struct kobject *kobj, struct kobj_attribute *attr,
@@ -238,6 +241,7 @@ static ssize_t hugetlb_delay_ms_store(struct kobject *kobj, struct kobj_attribut
 		mod_delayed_work(system_dfl_wq, &zero_work, msecs_to_jiffies(ms));
 	return count;
 }
+
 static struct kobj_attribute zero_hugetlb_delay_attr = __ATTR_RW(hugetlb_delay_ms);
 
 void __init zero_hugetlb_init(void)

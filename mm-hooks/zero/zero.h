@@ -89,6 +89,7 @@ long zero_call_vec(u64 func_code, const struct memctl_vmm_range *ranges,
 const char *zero_exclusion(void);
 int zero_notify(struct notifier_block *nb, unsigned long event, void *data);
 int zero_set_mode(const char *mode);
+const char *zero_get_mode(void);
 #endif
 
 #endif /* _MM_PVMEMCTL_ZERO_H */

@@ -412,10 +412,18 @@ static void zero_test_exit(struct kunit *test)
 		__free_pages(fake->area, get_order(NR * PAGE_SIZE));
 }
 
+static const char *zero_mode_before;
+
+static int zero_suite_init(struct kunit_suite *suite)
+{
+	zero_mode_before = zero_get_mode();
+	return 0;
+}
+
 /* Back to what there is, if anything */
 static void zero_suite_exit(struct kunit_suite *suite)
 {
-	zero_set_mode("on");
+	zero_set_mode(zero_mode_before);
 	zero_notify(NULL, PVMEMCTL_ADDED, NULL);
 }
 
@@ -447,9 +455,11 @@ static struct kunit_suite zero_suite = {
 	.name = "pvmemctl_zero",
 	.init = zero_test_init,
 	.exit = zero_test_exit,
+	.suite_init = zero_suite_init,
 	.suite_exit = zero_suite_exit,
 	.test_cases = zero_cases,
 };
+
 kunit_test_suite(zero_suite);
 
 MODULE_DESCRIPTION("KUnit tests of page zeroing by the host");
