@@ -195,6 +195,15 @@ def accept(server, process, what):
     raise BenchError(f"the guest did not start: {what}")
 
 
+def check_kernels(kernels):
+    """Are they built, with the series and without?"""
+    for kernel in kernels:
+        for name, unpatched in (kernel, ""), (kernel + "-unpatched", " --unpatched"):
+            if not os.path.exists(os.path.join(BUILD, "out", name, "arch/x86/boot/bzImage")):
+                raise BenchError(f"the kernel '{name}' is not built: run "
+                                 f"scripts/build --kernel {kernel}{unpatched} linux")
+
+
 @contextlib.contextmanager
 def boot(name, program, cpus, *options, device=(), qemu=(), append="", mem=2560, thp=True):
     """A guest that runs @program PORT @cpus as a server.

@@ -17,7 +17,8 @@ import subprocess
 import threading
 import time
 
-from common import (BUILD, OUT, BenchError, Report, boot, compile_plugin, compile_program, oracle,
+from common import (BUILD, OUT, BenchError, Report, boot, check_kernels, compile_plugin,
+                    compile_program, oracle,
                     run_bench, say)
 
 KIB, PAGE = 1024, 4096
@@ -111,14 +112,6 @@ def machine(program, kernel, *options, cpus=CPUS, **more):
     with boot(f"stack-{kernel}", program, cpus, "--kernel", kernel, *options,
               mem=MEMORY, **more) as guest:
         yield Machine(guest)
-
-
-def check_kernels(kernels):
-    for kernel in kernels:
-        for name, unpatched in (kernel, ""), (kernel + "-unpatched", " --unpatched"):
-            if not os.path.exists(os.path.join(BUILD, "out", name, "arch/x86/boot/bzImage")):
-                raise BenchError(f"the kernel '{name}' is not built: run "
-                                 f"scripts/build --kernel {kernel}{unpatched} linux")
 
 
 class Bench:

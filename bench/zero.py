@@ -27,7 +27,7 @@ import statistics
 import subprocess
 import time
 
-from common import (BenchError, OUT, Report, boot, compile_plugin, compile_program,
+from common import (BenchError, OUT, Report, boot, check_kernels, compile_plugin, compile_program,
                     run_bench, say)
 
 MIB = 1 << 20
@@ -35,7 +35,7 @@ GIB = 1 << 30
 HUGE = 2 * MIB
 ZERO = "/sys/kernel/mm/pvmemctl/zero/"
 POOL = "hugepagesz=1G hugepages=1 hugepagesz=2M hugepages="
-UNPATCHED = ("--kernel", "unpatched")
+UNPATCHED = ("--kernel", "plain-unpatched")
 BALLOON = ("-device", "virtio-balloon-pci,id=balloon")
 REPORTING = ("-device", "virtio-balloon-pci,id=balloon,free-page-reporting=on")
 # To TCG a string instruction is one, whatever it stores.  Have the guest clear by plain
@@ -450,6 +450,7 @@ def main():
     parser.add_argument("--only", choices=PARTS, action="append",
                         help="this part, may be repeated; goals of others are not met")
     args = parser.parse_args()
+    check_kernels(["plain"])
     report = Report("zero", "tcg")
     zero = Zero(report, Effort(args.quick), compile_program("zeroguest", "zero/guest.c"),
                 compile_plugin("insns.so", "insns.c"))

@@ -78,7 +78,6 @@ static long skipped(const char *name, int wanted)
 static bool is_on(void)
 {
 	const char *text = file_text(ZERO "state");
-
 	const bool on = text[0] == 'o' && text[1] == 'n';
 
 	if (!on)
@@ -119,6 +118,20 @@ static char *map(size_t length, int flags, int fd)
 	char *at = mmap(NULL, length, PROT_READ | PROT_WRITE, flags, fd, 0);
 
 	return at == MAP_FAILED ? NULL : at;
+}
+
+static char *map_anon(size_t length, bool huge)
+{
+	char *at = map(length + HUGE, MAP_PRIVATE | MAP_ANONYMOUS, -1), *aligned;
+
+	if (!at)
+		return NULL;
+	aligned = (char *)(((uintptr_t)at + HUGE - 1) & ~(HUGE - 1));
+	if (aligned > at)
+		munmap(at, aligned - at);
+	munmap(aligned + length, at + HUGE - aligned);
+	madvise(aligned, length, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	return aligned;
 }
 
 static char *map_huge(size_t nr)
@@ -447,6 +460,32 @@ TEST_F(hugetlb, surplus)
 	}
 }
 
+/* ... also when they are more than the host is asked for at once, and it is busy */
+TEST_F_TIMEOUT(hugetlb, much_surplus, LONG)
+{
+	const size_t pages = 160;
+	char *at, *other;
+
+	ASSERT_TRUE(set(POOL, "nr_hugepages", 0));
+	ASSERT_TRUE(set(POOL, "nr_overcommit_hugepages", pages));
+	for (int i = 0; i < 30; i++) {
+		/* Reserved, and in the pool, and then free memory for anybody else */
+		at = map_huge(pages);
+		ASSERT_NE(NULL, at);
+		usleep(i % 15 * 60);
+		munmap(at, pages * HUGE);
+		EXPECT_EQ(0, number_of(POOL, "surplus_hugepages"));
+		EXPECT_EQ(0, number_of(POOL, "nr_hugepages"));
+		other = map_anon(pages * HUGE, true);
+		ASSERT_NE(NULL, other);
+		for (size_t page = 0; page < pages; page++)
+			other[page * HUGE] = 1;
+		for (size_t page = 0; page < pages; page++)
+			EXPECT_EQ(1, other[page * HUGE]);
+		munmap(other, pages * HUGE);
+	}
+}
+
 /* A free page of the pool is taken out of use, while the pool is being released */
 TEST_F(hugetlb, soft_offline)
 {
@@ -580,20 +619,6 @@ FIXTURE_TEARDOWN(report)
 }
 
 /* Memory of huge pages, if there is any, or of small ones */
-static char *map_anon(size_t length, bool huge)
-{
-	char *at = map(length + HUGE, MAP_PRIVATE | MAP_ANONYMOUS, -1), *aligned;
-
-	if (!at)
-		return NULL;
-	aligned = (char *)(((uintptr_t)at + HUGE - 1) & ~(HUGE - 1));
-	if (aligned > at)
-		munmap(at, aligned - at);
-	munmap(aligned + length, at + HUGE - aligned);
-	madvise(aligned, length, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-	return aligned;
-}
-
 /* Until nothing more is reported for a while */
 static void settle(void)
 {

@@ -21,7 +21,7 @@ DECLARE_STATIC_KEY_FALSE(host_zero_hugetlb_key);
 
 void __host_zero_hugetlb_enqueued(void);
 bool __host_zero_hugetlb_skip(struct folio *folio);
-void host_zero_hugetlb_wait(void);
+bool host_zero_hugetlb_wait(void);
 
 /**
  * host_zero_hugetlb_enqueued - a huge page was put on a free list of the pool
@@ -107,7 +107,10 @@ static inline bool host_zero_hugetlb_dequeued(struct folio *folio)
 	return false;
 }
 
-static inline void host_zero_hugetlb_wait(void) { }
+static inline bool host_zero_hugetlb_wait(void)
+{
+	return false;
+}
 
 static inline void host_zero_hugetlb_clear(struct folio *folio, unsigned long addr,
 					   bool zeroed)
@@ -155,6 +158,9 @@ static inline bool host_zero_by_call(struct page *page, unsigned int order)
  * Free pages that read as zero, see mm/pvmemctl/zero/free.c.  Once on it stays on.
  */
 DECLARE_STATIC_KEY_FALSE(host_zero_free_key);
+
+/* On while more of them may come */
+DECLARE_STATIC_KEY_FALSE(host_zero_report_key);
 
 bool __host_zero_skip(struct page *page, unsigned int order);
 void __host_zero_restored(void);
@@ -240,7 +246,7 @@ static inline bool host_zero_skip(struct page *page, unsigned int order)
  */
 static inline gfp_t host_zero_gfp(void)
 {
-	return static_branch_unlikely(&host_zero_free_key) ? __GFP_ZERO : 0;
+	return static_branch_unlikely(&host_zero_report_key) ? __GFP_ZERO : 0;
 }
 
 /**

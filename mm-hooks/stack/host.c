@@ -192,8 +192,12 @@ static bool stack_host_query(void)
 
 static void stack_host_each_small(struct stack_chunk *chunk, void *data)
 {
-	if (!READ_ONCE(chunk->shattered))
-		stack_host_small(chunk);
+	if (READ_ONCE(chunk->shattered))
+		return;
+	stack_host_small(chunk);
+	/* Was it shattered meanwhile?  Then it had been like other memory already. */
+	if (READ_ONCE(chunk->shattered))
+		stack_host_default(chunk);
 }
 
 static void stack_host_update(void)

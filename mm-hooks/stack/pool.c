@@ -55,6 +55,9 @@
 #define STACK_GATHER		(HZ / 10)
 #define STACK_QUIET		(HZ / 2)
 
+/* So many times more idle stacks than there may be are given up at once */
+#define STACK_PLENTY		4
+
 /* After there was no memory, or too little */
 #define STACK_HOLD_OFF		HZ
 
@@ -698,7 +701,8 @@ VISIBLE_IF_KUNIT void stack_pool_tidy(struct stack_pool *pool)
 {
 	const bool active = READ_ONCE(stack_pool_active);
 	const unsigned int high = stack_pool_high(pool), low = stack_pool_low(pool);
-	const bool quiet = !active ||
+	/* Some guests never are, and must not keep what they had at their busiest for that */
+	const bool quiet = !active || stack_pool_ready(pool) > STACK_PLENTY * high ||
 			   time_after_eq(jiffies, READ_ONCE(pool->last_take) + STACK_QUIET);
 
 	while (active && stack_pool_release_some(pool, &pool->deep, 0))
@@ -709,6 +713,8 @@ VISIBLE_IF_KUNIT void stack_pool_tidy(struct stack_pool *pool)
 	/* Also the top pages, of more idle stacks than may soon be wanted */
 	while (active && quiet && stack_pool_release_some(pool, &pool->idle, low))
 		;
+	/* The shrinker may have shattered chunks of what was just being released */
+	stack_pool_bury(pool);
 
 	if (!quiet && (READ_ONCE(pool->nr_idle) > high || READ_ONCE(pool->nr_warm) > low))
 		queue_delayed_work(stack_pool_wq, &stack_pool_tidier, STACK_QUIET);
@@ -795,6 +801,8 @@ void stack_pool_each_chunk(void (*fn)(struct stack_chunk *chunk, void *data), vo
 		if (!pool)
 			continue;
 		done = NULL;
+		/* One that is being made is waited for */
+		guard(mutex)(&pool->grow_lock);
 		for (;;) {
 			scoped_guard(spinlock_irqsave, &pool->lock) {
 				chunk = list_prepare_entry(done, &pool->chunks, list);

@@ -56,15 +56,18 @@ bool __host_zero_by_call(struct page *page, unsigned int order)
 		.addr = page_to_phys(page), .length = PAGE_SIZE << order,
 	};
 	bool zeroed;
+	int ret;
 
 	if (atomic_read(&zero_call_refused) >= ZERO_CALL_PATIENCE)
 		return false;
-	zero_ranges(ZERO_CALL, &range, 1, &zeroed);
+	ret = zero_ranges(ZERO_CALL, &range, 1, &zeroed);
 	if (zeroed && zero_skip(ZERO_CALL, page, order)) {
 		atomic_set(&zero_call_refused, 0);
 		return true;
 	}
-	atomic_inc(&zero_call_refused);
+	/* An error is about this moment, a refusal about this memory */
+	if (!ret)
+		atomic_inc(&zero_call_refused);
 	zero_count(ZERO_CALL, fallbacks, 1);
 	return false;
 }

@@ -33,6 +33,7 @@
 #define MODULE_PARAM_PREFIX "pvmemctl."
 
 DEFINE_STATIC_KEY_FALSE(host_zero_free_key);
+DEFINE_STATIC_KEY_FALSE(host_zero_report_key);
 
 /* Entries of one batch: one request to the host */
 #define ZERO_REPORT_BATCH	64
@@ -41,6 +42,7 @@ DEFINE_STATIC_KEY_FALSE(host_zero_free_key);
 /* Protects the registration; innermost but for what page_reporting has */
 static DEFINE_MUTEX(zero_report_lock);
 static bool zero_report_registered;
+static unsigned int zero_order_before;	/* page_reporting_order, which is for all */
 
 static bool zero_report_wanted;
 module_param_named(zero_report, zero_report_wanted, bool, 0444);
@@ -68,8 +70,6 @@ static int zero_report(struct page_reporting_dev_info *prdev, struct scatterlist
 	if (WARN_ON_ONCE(nents > ZERO_REPORT_BATCH))
 		return -EINVAL;
 	for_each_sg(sgl, sg, nents, i) {
-		/* Whatever was known of it: it is asked for again */
-		host_zero_forget(sg_page(sg));
 		zero_report_batch.range[i].addr = page_to_phys(sg_page(sg));
 		zero_report_batch.range[i].length = sg->length;
 	}
@@ -96,7 +96,9 @@ void zero_free_start(void)
 	if (wanted == zero_report_registered)
 		return;
 	if (!wanted) {
+		static_branch_disable(&host_zero_report_key);
 		page_reporting_unregister(&zero_prdev);
+		page_reporting_order = zero_order_before;
 		zero_report_registered = false;
 		return;
 	}
@@ -105,20 +107,23 @@ void zero_free_start(void)
 		pr_info("free pages are not mapped, so the host cannot be checked: they are not reported\n");
 		return;
 	}
+	/* Before there is a mark */
 	static_branch_enable(&host_zero_free_key);
 	order = READ_ONCE(zero_report_order);
 	zero_prdev.order = order;
 	zero_prdev.delay_ms = READ_ONCE(zero_report_delay_ms);
-	/* There is one order for all, and somebody may have set it before */
+	zero_order_before = page_reporting_order;
 	if (order <= MAX_PAGE_ORDER)
 		page_reporting_order = order;
 	ret = page_reporting_register(&zero_prdev);
 	if (ret) {
+		page_reporting_order = zero_order_before;
 		pr_warn("free pages are not reported: %s\n", ret == -EBUSY ?
 			"another driver does that, a balloon maybe" : "that failed");
 		return;
 	}
 	zero_report_registered = true;
+	static_branch_enable(&host_zero_report_key);
 }
 
 bool __host_zero_skip(struct page *page, unsigned int order)

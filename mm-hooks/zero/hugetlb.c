@@ -65,22 +65,25 @@ bool __host_zero_hugetlb_skip(struct folio *folio)
 /**
  * host_zero_hugetlb_wait - wait until the host is done with what it is at
  *
- * Drops hugetlb_lock meanwhile, if it is at anything.
+ * Drops hugetlb_lock meanwhile, if it is at anything.  It may be at something else
+ * afterwards.
  *
  * Context: Process context, with hugetlb_lock held and interrupts off.
+ * Return: true if the lock was dropped.
  */
-void host_zero_hugetlb_wait(void)
+bool host_zero_hugetlb_wait(void)
 	__must_hold(&hugetlb_lock)
 {
 	const unsigned long generation = zero_generation;
 
 	lockdep_assert_held(&hugetlb_lock);
 	if (!zero_busy)
-		return;
+		return false;
 	spin_unlock_irq(&hugetlb_lock);
 	/* The worker waits for nothing but the host */
 	wait_event(zero_wait, READ_ONCE(zero_generation) != generation);
 	spin_lock_irq(&hugetlb_lock);
+	return true;
 }
 
 /* Choose what to ask for next, all of one size */
