@@ -17,9 +17,8 @@ import subprocess
 import threading
 import time
 
-from common import (BUILD, OUT, BenchError, Report, boot, check_kernels, compile_plugin,
-                    compile_program, oracle,
-                    run_bench, say)
+from common import (OUT, BenchError, Report, boot, check_kernels, compile_plugin,
+                    compile_program, oracle, run_bench, say)
 
 KIB, PAGE = 1024, 4096
 STACK = 4 * PAGE

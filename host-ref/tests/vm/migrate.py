@@ -218,8 +218,7 @@ def moves(tap, protocol):
                 assert device["state"] == "ready" and not device["ignored"]
                 assert device["connections"] == \
                     source_info["devices"][0]["connections"], device
-                for page in range(2 * EACH):
-                    target.agent.do(vm.PROTECT_RW, area.gpa(page))
+                lift(target, area)
                 assert area_of(target, area).check(1) == (0, 0)
                 assert "forgotten" not in target.console()
                 assert not target.info()["guard-hits"]
@@ -278,8 +277,7 @@ def snapshots(tap, protocol):
             assert protects(guest, area) == ["r--", "---"]
         with tap.test(f"{protocol}: and gone back to"):
             # All other than it was
-            for page in range(2 * EACH):
-                guest.agent.do(vm.PROTECT_RW, area.gpa(page))
+            lift(guest, area)
             guest.agent.do(vm.MUNLOCK, area.gpa(2 * EACH))
             guest.agent.do(vm.PROTECT_NONE, area.gpa(3 * EACH))
             guest.agent.do(vm.DONTDUMP, area.gpa(0))
@@ -294,12 +292,17 @@ def snapshots(tap, protocol):
             more_rounds(guest, 100)
             end_load(guest)
             assert guest.attributes() == before
-            for page in range(2 * EACH):
-                guest.agent.do(vm.PROTECT_RW, area.gpa(page))
+            lift(guest, area)
             assert area.check(1) == (0, 0)
             assert not guest.info()["devices"][0]["ignored"]
             assert not guest.info()["guard-hits"]
             guest.power_off()
+
+
+def lift(guest, area):
+    """What set_all() has protected may be touched again."""
+    for page in range(2 * EACH):
+        guest.agent.do(vm.PROTECT_RW, area.gpa(page))
 
 
 def set_capability(guest, name):
@@ -391,8 +394,7 @@ def postcopy(tap, protocol):
                     target.qemu_log()
                 target.agent.do(vm.DONTNEED, contents.gpa(5))
                 assert contents.check(2) == (1, 1)
-                for page in range(2 * EACH):
-                    target.agent.do(vm.PROTECT_RW, area.gpa(page))
+                lift(target, area)
                 assert area_of(target, area).check(1) == (0, 0)
                 assert not target.info()["guard-hits"]
                 assert not source.info()["guard-hits"]
@@ -472,8 +474,7 @@ def background_snapshot(tap, protocol):
             more_rounds(other, 100)
             end_load(other)
             assert other.attributes() == before, other.attributes()
-            for page in range(2 * EACH):
-                other.agent.do(vm.PROTECT_RW, area.gpa(page))
+            lift(other, area)
             assert area_of(other, area).check(1) == (0, 0)
             other.agent.do(vm.DONTNEED, contents.gpa(6))
             assert contents.check(2) == (2, 2)
@@ -481,8 +482,7 @@ def background_snapshot(tap, protocol):
         with tap.test(f"{protocol}: and the first still is where it was"):
             assert area_of(guest, contents).check(3) == (1, 1)
             # Whoever gets these pages when the agent ends may write to them
-            for page in range(2 * EACH):
-                guest.agent.do(vm.PROTECT_RW, area.gpa(page))
+            lift(guest, area)
             guest.power_off()
 
 

@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Usage: mm-selftests.sh PROGRAM...
 #
-# Run programs of the kernel's selftests/mm in a guest. Of each: its name, its results
-# less what differs from run to run, and its exit status.
+# Run programs of the kernel's selftests/mm in a guest. Of each: its name, its results,
+# and its exit status.
 
 for program; do
 	echo "== $program"
 	"/$program" </dev/null >/tmp/said 2>&1
 	status=$?
-	sed -n 's/^\(ok\|not ok\) \([0-9]* .*\)/\1 \2/p' /tmp/said
+	grep -E '^(not )?ok [0-9]' /tmp/said
 	echo "exit status $status"
 done
