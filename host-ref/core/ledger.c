@@ -333,9 +333,10 @@ static int set(PvmemctlLedger *l, const PvmemctlAttribute *new,
     }
     err = pvmemctl_action_run(action, (void *)new->start,
                               new->end - new->start);
-    if (!err) {
+    if (!is_impossible(err)) {
+        /* An error that comes half way leaves a part of it set */
         l->attributes[find(l, kind, new->start)].proven = true;
-    } else if (fresh && is_impossible(err)) {
+    } else if (fresh) {
         drop_impossible(l, new);
     }
     return err;

@@ -120,7 +120,7 @@ typedef struct PvmemctlAttribute {
     uint8_t undo;               /* the one that gives the default back */
     uint64_t arg;               /* of a name */
     bool huge;                  /* of hugetlb memory */
-    bool proven;                /* the kernel has set it, if only in part */
+    bool proven;                /* the kernel may have set it, or a part */
     const void *owner;          /* the device that set it */
 } PvmemctlAttribute;
 

@@ -624,15 +624,45 @@ static void what_was_set_is_not_given_up(void **state)
     }
 }
 
-/* But where there never was any */
+/* Errors that come half way: of the page before there may be something */
+static int half_way(SysCall call, char *addr, uint64_t length, int value)
+{
+    if (value != MADV_NOHUGEPAGE || length == page_size) {
+        return impossible_errno;
+    }
+    return madvise(addr, page_size, value) ? errno : ENOMEM;
+}
+
+static void what_may_have_been_set_is_not_given_up(void **state)
+{
+    if (!has_thp()) {
+        skip();
+    }
+    fake.on_call = half_way;
+    impossible_errno = 0;
+    assert_failed(ENOMEM, MEMCTL_NOHUGEPAGE, gpa(LEFT, 2), 2 * page_size, 0);
+    impossible_errno = EPERM;
+    assert_int_equal(pvmemctl_core_reset(core), 1);
+    assert_int_equal(info().attributes, 1);
+    fake.on_call = NULL;
+    by_reset();
+    assert_true(only_flagged(LEFT, 0, 0, "nh"));
+}
+
+/* But where there never was any: refused, and at first not to be undone either */
+static int set_in_vain(SysCall call, char *addr, uint64_t length, int value)
+{
+    return value == MADV_NOHUGEPAGE ? EINVAL : impossible_errno;
+}
+
 static void what_never_was_set_is_given_up(void **state)
 {
     if (!has_thp()) {
         skip();
     }
-    fake.on_call = impossible;
+    fake.on_call = set_in_vain;
     impossible_errno = ENOMEM;
-    assert_failed(ENOMEM, MEMCTL_NOHUGEPAGE, gpa(LEFT, 2), page_size, 0);
+    assert_failed(EINVAL, MEMCTL_NOHUGEPAGE, gpa(LEFT, 2), page_size, 0);
     assert_int_equal(info().attributes, 1);
     impossible_errno = EINVAL;
     assert_int_equal(pvmemctl_core_reset(core), 0);
@@ -1024,6 +1054,7 @@ static const struct CMUnitTest ledger_tests[] = {
     TEST(what_is_impossible_is_not_recorded),
     TEST(what_failed_half_way_is_recorded),
     TEST(what_was_set_is_not_given_up),
+    TEST(what_may_have_been_set_is_not_given_up),
     TEST(what_never_was_set_is_given_up),
     TEST_HUGE(no_record_ends_within_a_huge_page),
     TEST(one_that_cannot_be_undone_keeps_no_other),
