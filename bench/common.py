@@ -305,7 +305,7 @@ class Report:
                 return "-"
             return f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"
 
-        width = max(len(f["name"]) for f in self.figures)
+        width = max((len(f["name"]) for f in self.figures), default=0)
         print(f"{'FIGURE':{width}} {'OURS':>9} {'MIN':>9} {'MAX':>9} {'OTHER':>9} {'RATIO':>7}"
               f"  {'UNIT':12} AGAINST")
         for f in self.figures:

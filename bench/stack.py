@@ -5,7 +5,8 @@
 Each figure is beside that of the unpatched kernel of the same configuration.  What
 the host holds is asked of the host's kernel.  Guest instructions and the bytes that
 the guest clears are counted by a plugin for TCG, in a machine whose clock is its
-instructions; doorbells by the device; who rang is in the guest's trace.  Goals are about the configuration "distro".
+instructions; doorbells by the device; who rang is in the guest's trace.  Goals are
+about the configuration "distro".
 """
 
 import argparse
@@ -41,8 +42,10 @@ OFF_INSNS = 16
 KINDS = {"clone": "clone+exit", "burst": "clone+exit, 64 at once", "fork": "fork+exec+exit"}
 # A clock that instructions drive: no more ticks for who is slow
 ICOUNT = ["-icount", "shift=0,sleep=off"]
-# Is the same each time, for what is to be counted to the last instruction
-COUNTED = {**KINDS, "vfork": "vfork+exit"}
+# Is the same each time but when the slab allocator or a tick comes in between: counted
+# one by one, the median is right to the last instruction
+MARKED = "vfork"
+COUNTED = {**KINDS, MARKED: "vfork+exit"}
 # Clears memory by stores, each an instruction of its own
 NO_REP = "clearcpuid=rep_good,erms,fsrm"
 
@@ -327,19 +330,25 @@ class Bench:
 
             for kind in COUNTED:
                 count = self.effort.insns_counts[kind]
+                operations = count * cpus
+                marked = operations if kind == MARKED else 0
                 found[kind] = []
                 for i in range(self.effort.insns_rounds + 1):
                     before = fallbacks()
                     guest.ask("run", kind, cpus, count)
+                    others = (fallbacks() - before) * STACK / operations
                     with open(marks, encoding="utf-8") as file:
-                        first, last = ([int(n) for n in line.split()[2:]]
-                                       for line in file.readlines()[-2:])
+                        at = [[int(n) for n in line.split()[2:]]
+                              for line in file.readlines()[-marked - 2:]]
+                    if marked and cpus == 1:
+                        # One by one, from the end of the first
+                        at, each = at[1:-1], 1
+                    else:
+                        at, each = [at[0], at[-1]], operations
                     # The first round warms up
                     if i:
-                        last.append((fallbacks() - before) * STACK)
-                        first.append(0)
-                        found[kind].append([(b - a) / count / cpus
-                                            for a, b in zip(first, last)])
+                        found[kind] += [[(b - a) / each for a, b in zip(*pair)] + [others]
+                                        for pair in zip(at, at[1:])]
         return found
 
     def counts(self):
@@ -363,7 +372,7 @@ class Bench:
                 if how:
                     figure = self.figure(f"{name}, pvmemctl.stack=off", "insns",
                                          [value[0] for value in off[kind]], against)
-                    if kind == "vfork":
+                    if kind == MARKED:
                         self.keep("off", title, figure["ours"] - figure["other"])
         self.report.note("guest instructions on one CPU: time passes by instructions, so all "
                          "see the same ticks; without 'clearing not counted', a CPU that "

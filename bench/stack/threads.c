@@ -10,8 +10,8 @@
  *   run KIND CPUS COUNT	on each of the first CPUS, COUNT times KIND: "clone", make a
  *			thread that ends at once, and wait for it; "burst", likewise, but
  *			BURST threads sleep at the same time; "fork", fork, exec, exit,
- *			wait; "vfork", vfork, exit, wait.  Between two marks for the
- *			plugin; says nanoseconds
+ *			wait; "vfork", vfork, exit, wait, and a mark.  Between two marks
+ *			for the plugin; says nanoseconds
  *   mix ROUNDS		threads that talk by pipes, and beside them a storm of fork and
  *			exec; says nanoseconds
  *   read FILE		all numbers in it
@@ -264,7 +264,7 @@ static void forks(unsigned long count)
 	}
 }
 
-/* Whoever waits cannot be in the way: always the same */
+/* Whoever waits cannot be in the way: always the same.  So there is a mark after each. */
 static void vforks(unsigned long count)
 {
 	pid_t pid;
@@ -275,6 +275,7 @@ static void vforks(unsigned long count)
 			_exit(0);
 		if (pid < 0 || waitpid(pid, NULL, 0) != pid)
 			fail("vfork");
+		mark();
 	}
 }
 
