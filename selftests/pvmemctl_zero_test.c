@@ -11,11 +11,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -27,6 +32,7 @@
 #define ZERO		"/sys/kernel/mm/pvmemctl/zero/"
 #define POOL		"/sys/kernel/mm/hugepages/hugepages-2048kB/"
 #define GIGANTIC	"/sys/kernel/mm/hugepages/hugepages-1048576kB/"
+#define VM		"/proc/sys/vm/"
 #define PAGE		4096UL
 #define HUGE		(2UL << 20)
 #define NR		16UL		/* huge pages of a test */
@@ -35,6 +41,9 @@
 
 #ifndef MADV_HWPOISON
 #define MADV_HWPOISON	100
+#endif
+#ifndef MADV_SOFT_OFFLINE
+#define MADV_SOFT_OFFLINE 101
 #endif
 
 static long number_of(const char *dir, const char *name)
@@ -221,10 +230,19 @@ static bool released(long before, long bytes)
 	return false;
 }
 
+/* Free all of the pool: true when it is released */
+static bool given_back(char *at)
+{
+	const long before = number_of(ZERO, "hugetlb_released");
+
+	munmap(at, NR * HUGE);
+	return released(before, NR * HUGE);
+}
+
 /* What is freed to the pool the host holds no longer, and the next fault clears nothing */
 TEST_F(hugetlb, free_pages_are_released)
 {
-	long before = number_of(ZERO, "hugetlb_released"), not_cleared;
+	long not_cleared;
 	char *at = dirty(_metadata, self);
 
 	if (resident(self) >= 0) {
@@ -232,9 +250,7 @@ TEST_F(hugetlb, free_pages_are_released)
 	} else {
 		printf("# no oracle: what the host holds is not looked at\n");
 	}
-	before = number_of(ZERO, "hugetlb_released");
-	munmap(at, NR * HUGE);
-	ASSERT_TRUE(released(before, NR * HUGE));
+	ASSERT_TRUE(given_back(at));
 
 	if (resident(self) >= 0 && oracle_number(&self->host, "hugetlb")) {
 		printf("# the host's own huge pages stay where they are\n");
@@ -299,13 +315,11 @@ TEST_F(hugetlb, new_pages_are_released)
 /* fallocate clears as a fault does; a hole punched is freed */
 TEST_F(hugetlb, fallocate)
 {
-	long before = number_of(ZERO, "hugetlb_released"), not_cleared;
+	long before, not_cleared;
 	char *at = dirty(_metadata, self);
 	int fd;
 
-	before = number_of(ZERO, "hugetlb_released");
-	munmap(at, NR * HUGE);
-	ASSERT_TRUE(released(before, NR * HUGE));
+	ASSERT_TRUE(given_back(at));
 
 	fd = memfd_create("zero", MFD_HUGETLB);
 	ASSERT_LE(0, fd);
@@ -358,6 +372,51 @@ TEST_F_TIMEOUT(hugetlb, private_copy, LONG)
 	ASSERT_NE(NULL, at);
 	EXPECT_TRUE(is_zero(at, NR * HUGE));
 	munmap(at, NR * HUGE);
+}
+
+/* What userfaultfd copies in is there, and is zero no longer when the page is free */
+TEST_F_TIMEOUT(hugetlb, userfaultfd_copy, LONG)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	struct uffdio_copy copy = { .len = HUGE };
+	char *at, *from;
+	long before;
+	int fd = syscall(SYS_userfaultfd, O_CLOEXEC);
+
+	if (fd < 0)
+		SKIP(return, "userfaultfd: %s", strerror(errno));
+	ASSERT_EQ(0, ioctl(fd, UFFDIO_API, &api));
+	from = map_anon(HUGE, false);
+	ASSERT_NE(NULL, from);
+	ASSERT_TRUE(released(0, 1));
+	for (int round = 1; round <= 3; round++) {
+		at = map_huge(NR);
+		ASSERT_NE(NULL, at);
+		reg.range.start = (uintptr_t)at;
+		reg.range.len = NR / 2 * HUGE;
+		ASSERT_EQ(0, ioctl(fd, UFFDIO_REGISTER, &reg));
+		for (size_t i = 0; i < NR / 2; i++) {
+			fill(from, HUGE, round + i);
+			copy.dst = (uintptr_t)at + i * HUGE;
+			copy.src = (uintptr_t)from;
+			ASSERT_EQ(0, ioctl(fd, UFFDIO_COPY, &copy));
+			EXPECT_TRUE(holds(at + i * HUGE, HUGE, round + i));
+		}
+		/* The others by faults, from the same pool */
+		EXPECT_TRUE(is_zero(at + NR / 2 * HUGE, NR / 2 * HUGE));
+		before = number_of(ZERO, "hugetlb_released");
+		munmap(at, NR * HUGE);
+		/* Some at once, some after the host had them */
+		if (round % 2)
+			ASSERT_TRUE(released(before, NR * HUGE));
+	}
+	close(fd);
+	at = map_huge(NR);
+	ASSERT_NE(NULL, at);
+	EXPECT_TRUE(is_zero(at, NR * HUGE));
+	munmap(at, NR * HUGE);
+	munmap(from, HUGE);
 }
 
 static volatile bool stop;
@@ -516,6 +575,116 @@ TEST_F(hugetlb, soft_offline)
 	munmap(at, (NR - 2) * HUGE);
 }
 
+/* What is migrated comes to a page that was zero, and is zero no longer */
+TEST_F(hugetlb, migrated)
+{
+	char *at = dirty(_metadata, self);
+	uint64_t old;
+
+	ASSERT_TRUE(given_back(at));
+	at = map_huge(2);
+	ASSERT_NE(NULL, at);
+	fill(at, 2 * HUGE, 9);
+	old = physical(at);
+	if (madvise(at, HUGE, MADV_SOFT_OFFLINE))
+		SKIP(munmap(at, 2 * HUGE); return, "no page can be taken offline: %s",
+		     strerror(errno));
+	EXPECT_NE(old, physical(at));
+	EXPECT_TRUE(holds(at, 2 * HUGE, 9));
+
+	/* Nobody is asked now */
+	ASSERT_TRUE(set(ZERO, "hugetlb_delay_ms", 60000));
+	pause_ms(1000);
+	munmap(at, 2 * HUGE);
+	at = map_huge(NR - 1);
+	ASSERT_NE(NULL, at);
+	EXPECT_TRUE(is_zero(at, (NR - 1) * HUGE));
+	munmap(at, (NR - 1) * HUGE);
+}
+
+/* The pool's page structures are made fewer, and more when a page leaves it */
+TEST_F(hugetlb, vmemmap_optimized)
+{
+	const long was = number_of(VM, "hugetlb_optimize_vmemmap");
+	long before, not_cleared;
+	char *at;
+
+	if (was < 0)
+		SKIP(return, "no CONFIG_HUGETLB_PAGE_OPTIMIZE_VMEMMAP");
+	for (int on = 1; on >= 0; on--) {
+		ASSERT_TRUE(set(POOL, "nr_hugepages", 0));
+		ASSERT_TRUE(set(VM, "hugetlb_optimize_vmemmap", on));
+		before = number_of(ZERO, "hugetlb_released");
+		ASSERT_TRUE(set(POOL, "nr_hugepages", NR));
+		/* Those of before are what they are, whatever is on */
+		ASSERT_TRUE(set(VM, "hugetlb_optimize_vmemmap", !on));
+		ASSERT_TRUE(released(before, NR * HUGE));
+		for (int round = 0; round < 2; round++) {
+			not_cleared = skipped("hugetlb_skipped", 9);
+			at = map_huge(NR);
+			ASSERT_NE(NULL, at);
+			EXPECT_TRUE(is_zero(at, NR * HUGE));
+			EXPECT_EQ(not_cleared + NR * HUGE, skipped("hugetlb_skipped", 9));
+			fill(at, NR * HUGE, round);
+			ASSERT_TRUE(given_back(at));
+		}
+	}
+	EXPECT_TRUE(set(POOL, "nr_hugepages", 0));
+	EXPECT_EQ(0, number_of(POOL, "nr_hugepages"));
+	set(VM, "hugetlb_optimize_vmemmap", was);
+}
+
+/* In a group all is charged that is used, whoever zeroed it, and uncharged when it is free */
+TEST_F(hugetlb, cgroup)
+{
+	static const char group[] = "/tmp/zero_cgroup/zero/";
+	const long most = NR / 2;
+	long before;
+	int status;
+	pid_t pid;
+	char *at;
+
+	mkdir("/tmp/zero_cgroup", 0700);
+	if (mount("none", "/tmp/zero_cgroup", "cgroup2", 0, NULL))
+		SKIP(return, "no cgroup2");
+	file_write("/tmp/zero_cgroup/cgroup.subtree_control", "+hugetlb");
+	mkdir(group, 0700);
+	if (!set(group, "hugetlb.2MB.max", most * HUGE))
+		SKIP(rmdir(group); umount("/tmp/zero_cgroup"); return, "no hugetlb controller");
+
+	for (int round = 0; round < 2; round++) {
+		before = number_of(ZERO, "hugetlb_released");
+		pid = fork();
+		ASSERT_LE(0, pid);
+		if (!pid) {
+			at = map_huge(NR);
+			if (!at || !set(group, "cgroup.procs", getpid()))
+				_exit(1);
+			for (long i = 0; i < most; i++)
+				if (!is_zero(at + i * HUGE, HUGE))
+					_exit(2);
+			fill(at, most * HUGE, round);
+			if (number_of(group, "hugetlb.2MB.current") != most * (long)HUGE)
+				_exit(3);
+			/* One too many */
+			signal(SIGBUS, SIG_DFL);
+			at[most * HUGE] = 1;
+			_exit(4);
+		}
+		ASSERT_EQ(pid, waitpid(pid, &status, 0));
+		EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS) {
+			TH_LOG("the child's status: %x", status);
+		}
+		ASSERT_TRUE(released(before, most * HUGE));
+		EXPECT_EQ(0, number_of(group, "hugetlb.2MB.current"));
+	}
+	/* The child may still be on its way out */
+	for (int i = 0; i < PATIENCE && rmdir(group); i++)
+		pause_ms(1000);
+	EXPECT_NE(0, access(group, F_OK));
+	umount("/tmp/zero_cgroup");
+}
+
 /* Memory that fails while it is used does not come back from the pool */
 TEST_F(hugetlb, memory_failure)
 {
@@ -583,13 +752,12 @@ TEST_F_TIMEOUT(hugetlb, gigantic, LONG)
 /* Free memory ------------------------------------------------------------------ */
 
 #define SIZE	(128UL << 20)
-/* The huge pages that CPUs keep for themselves, and do not report, are few of these */
 #define LARGE	(512UL << 20)
 
 FIXTURE(report) {
 	int oracle;
 	struct oracle_answer host;
-	long report, order, delay;
+	long report, order, delay, fraction;
 };
 
 FIXTURE_SETUP(report)
@@ -600,6 +768,7 @@ FIXTURE_SETUP(report)
 	self->report = number_of(ZERO, "report");
 	self->order = number_of(ZERO, "report_order");
 	self->delay = number_of(ZERO, "report_delay_ms");
+	self->fraction = number_of(VM, "percpu_pagelist_high_fraction");
 	if (self->report < 0)
 		SKIP(return, "this kernel has no page reporting");
 	ASSERT_TRUE(set(ZERO, "report_delay_ms", 20));
@@ -610,6 +779,7 @@ FIXTURE_SETUP(report)
 
 FIXTURE_TEARDOWN(report)
 {
+	set(VM, "percpu_pagelist_high_fraction", self->fraction);
 	set(ZERO, "report_delay_ms", self->delay);
 	if (self->order >= 0)
 		set(ZERO, "report_order", self->order);
@@ -670,6 +840,39 @@ TEST_F_TIMEOUT(report, free_memory_is_known_to_be_zero, LONG)
 	munmap(at, LARGE / 2);
 }
 
+/* What CPUs keep for themselves of the pages that were freed is reported like the rest */
+TEST_F_TIMEOUT(report, per_cpu_lists, LONG)
+{
+	const size_t length = 8 * HUGE;
+	long before, reported;
+	cpu_set_t one;
+	char *at;
+
+	CPU_ZERO(&one);
+	CPU_SET(0, &one);
+	ASSERT_EQ(0, sched_setaffinity(0, sizeof(one), &one));
+	/* The list of this CPU is short now */
+	ASSERT_TRUE(set(VM, "percpu_pagelist_high_fraction", 1000000));
+	at = map_anon(length, false);
+	ASSERT_NE(NULL, at);
+	fill(at, length, 1);
+	munmap(at, length);
+	at = map_anon(length, true);
+	ASSERT_NE(NULL, at);
+	fill(at, length, 1);
+	settle();
+	/* What is freed now is on it when the next report begins: it may be as long as any */
+	ASSERT_TRUE(set(ZERO, "report", 0));
+	ASSERT_TRUE(set(VM, "percpu_pagelist_high_fraction", 8));
+	munmap(at, length);
+	before = number_of(ZERO, "report_released");
+	ASSERT_TRUE(set(ZERO, "report", 1));
+	settle();
+	reported = number_of(ZERO, "report_released") - before;
+	printf("# %ld of %zu MiB were reported\n", reported >> 20, length >> 20);
+	EXPECT_LE((long)(length - HUGE), reported);
+}
+
 /* Small pages out of large blocks, written to and freed, and what they merge to */
 TEST_F_TIMEOUT(report, parts_of_blocks, LONG)
 {
@@ -702,6 +905,57 @@ TEST_F_TIMEOUT(report, parts_of_blocks, LONG)
 		fill(at, SIZE, round);
 		munmap(at, SIZE);
 	}
+}
+
+/*
+ * What another driver reports is its host's business: a block that this one had zeroed,
+ * and that was split since, is to be cleared again.
+ */
+TEST_F_TIMEOUT(report, another_driver, LONG)
+{
+	static const char all[] = "/sys/module/page_reporting/parameters/";
+	static const char test[] = "/sys/kernel/debug/pvmemctl_zero_test/";
+	long before, now, order;
+	char *held, *at;
+
+	before = number_of(test, "foreign_report");
+	if (before < 0)
+		SKIP(return, "no CONFIG_PVMEMCTL_ZERO_TEST");
+	/* Large blocks: what is left of the last one that small pages are taken from is marked */
+	ASSERT_TRUE(set(ZERO, "report_order", 10));
+	settle();
+	ASSERT_TRUE(set(ZERO, "report", 0));
+	order = number_of(all, "page_reporting_order");
+	held = map_anon(SIZE, false);
+	ASSERT_NE(NULL, held);
+	fill(held, SIZE, 1);
+
+	ASSERT_TRUE(set(all, "page_reporting_order", 0));
+	ASSERT_TRUE(set(test, "foreign_report", 1));
+	for (int i = 0; i < PATIENCE; i++) {
+		now = number_of(test, "foreign_report");
+		if (now && now == before)
+			break;
+		before = now;
+		pause_ms(1000);
+	}
+	EXPECT_TRUE(set(test, "foreign_report", 0));
+	/* Unset, which cannot be written, is the order of a huge page */
+	EXPECT_TRUE(set(all, "page_reporting_order", order < 0 ? 9 : order));
+	printf("# the other driver was given %ld KiB\n", now >> 10);
+	EXPECT_LT(0, now);
+
+	at = map_anon(SIZE, false);
+	ASSERT_NE(NULL, at);
+	for (size_t i = 0; i < SIZE; i += PAGE) {
+		/* To read only would map the zero page */
+		at[i] = 1;
+		ASSERT_TRUE(is_zero(at + i + 8, PAGE - 8)) {
+			TH_LOG("page %zu is not zero", i / PAGE);
+		}
+	}
+	munmap(at, SIZE);
+	munmap(held, SIZE);
 }
 
 static void *churn_anon(void *arg)
@@ -747,7 +1001,7 @@ TEST_F_TIMEOUT(report, stress, LONG)
 	for (int i = 0; i < 2; i++)
 		ASSERT_EQ(0, pthread_create(&threads[i], NULL, churn_anon, (void *)(i + 1UL)));
 	for (int i = 0; i < 20; i++) {
-		set("/proc/sys/vm/", "compact_memory", 1);
+		set(VM, "compact_memory", 1);
 		set(POOL, "nr_hugepages", nr + i % 5 * 8);
 		pause_ms(500);
 		/* Contiguous allocation; there may be no room for one, and that is fine */

@@ -12,6 +12,7 @@
 
 #include <uapi/linux/pvmemctl.h>
 
+struct kernel_param_ops;
 struct kobject;
 
 /* Every function code, with the name that tracing and debugfs show */
@@ -55,7 +56,22 @@ enum pvmemctl_event {
 	PVMEMCTL_RESUMED,
 };
 
+/**
+ * enum pvmemctl_mode - may a consumer have the host release memory, to be zero after?
+ * @PVMEMCTL_MODE_OFF: no
+ * @PVMEMCTL_MODE_ON: if the host says that it zeroes
+ * @PVMEMCTL_MODE_PROBE: if it was seen to do so
+ */
+enum pvmemctl_mode {
+	PVMEMCTL_MODE_OFF,
+	PVMEMCTL_MODE_ON,
+	PVMEMCTL_MODE_PROBE,
+};
+
 #if IS_ENABLED(CONFIG_PVMEMCTL_CORE)
+
+/* For the boot parameter of a consumer, an enum pvmemctl_mode */
+extern const struct kernel_param_ops pvmemctl_mode_ops;
 
 /* /sys/kernel/mm/pvmemctl, where consumers have a folder each; NULL without sysfs */
 extern struct kobject *pvmemctl_kobj;
@@ -64,6 +80,7 @@ long memctl_vmm_call(__u64 func_code, __u64 addr, __u64 length, __u64 arg,
 		     struct memctl_buf *buf);
 long memctl_vmm_call_vec(__u64 func_code, const struct memctl_vmm_range *ranges,
 			 unsigned int nr, unsigned int *done);
+int memctl_probe_zero(__u64 func_code, unsigned int order);
 int pvmemctl_register_notifier(struct notifier_block *nb);
 void pvmemctl_unregister_notifier(struct notifier_block *nb);
 
@@ -105,6 +122,26 @@ static inline int memctl_ret_errno(const struct memctl_buf *buf)
 	if (buf->ret.ret_errno > 0 && buf->ret.ret_errno <= MAX_ERRNO)
 		return -(int)buf->ret.ret_errno;
 	return buf->ret.ret_errno || buf->ret.ret_code ? -EIO : 0;
+}
+
+/**
+ * memctl_is_refusal - is an error about this range only?
+ * @err: negative errno of a call
+ *
+ * Context: Any.
+ * Return: true if another range may do better, false if it makes no sense to go on now.
+ */
+static inline bool memctl_is_refusal(long err)
+{
+	switch (err) {
+	case -ENODEV:		/* there is nobody */
+	case -EIO:		/* he makes no sense */
+	case -EBUSY:		/* not now */
+	case -EINTR:
+		return false;
+	default:
+		return true;
+	}
 }
 
 #endif /* _LINUX_PVMEMCTL_H */

@@ -24,7 +24,7 @@ bool __stack_pool_put_rcu(struct vm_struct *area);
 bool __stack_pool_clear(struct vm_struct *area);
 bool __stack_pool_may_cache(struct vm_struct *area, int node);
 bool __stack_pool_end_unused(struct task_struct *task);
-void *__stack_pool_used(const struct task_struct *task);
+void *__stack_pool_used(const struct task_struct *task, void *stack);
 
 /**
  * stack_pool_get - a stack from the pool
@@ -117,11 +117,9 @@ static inline bool stack_pool_end_unused(struct task_struct *task)
  */
 static inline void *stack_pool_used(const struct task_struct *task, void *stack)
 {
-	void *used = NULL;
-
 	if (static_branch_unlikely(&stack_pool_key))
-		used = __stack_pool_used(task);
-	return used ?: stack;
+		return __stack_pool_used(task, stack);
+	return stack;
 }
 
 #else /* CONFIG_PVMEMCTL_STACK */

@@ -7,7 +7,6 @@
 
 #include <linux/atomic.h>
 #include <linux/cleanup.h>
-#include <linux/gfp.h>
 #include <linux/init.h>
 #include <linux/io.h>
 #include <linux/mm.h>
@@ -24,32 +23,8 @@
 #undef MODULE_PARAM_PREFIX
 #define MODULE_PARAM_PREFIX "pvmemctl."
 
-enum stack_mode { STACK_OFF, STACK_ON, STACK_PROBE };
-
-static const char * const stack_modes[] = { "off", "on", "probe" };
-
-static int stack_mode = STACK_ON;
-
-static int stack_mode_set(const char *val, const struct kernel_param *kp)
-{
-	int mode = sysfs_match_string(stack_modes, val);
-
-	if (mode < 0)
-		return mode;
-	stack_mode = mode;
-	return 0;
-}
-
-static int stack_mode_get(char *buf, const struct kernel_param *kp)
-{
-	return sysfs_emit(buf, "%s\n", stack_modes[stack_mode]);
-}
-
-static const struct kernel_param_ops stack_mode_ops = {
-	.set = stack_mode_set,
-	.get = stack_mode_get,
-};
-module_param_cb(stack, &stack_mode_ops, NULL, 0444);
+static enum pvmemctl_mode stack_mode = PVMEMCTL_MODE_ON;
+module_param_cb(stack, &pvmemctl_mode_ops, &stack_mode, 0444);
 
 /* Protects all below: what is known of the host, and what the user wants */
 static DEFINE_MUTEX(stack_host_lock);
@@ -151,26 +126,6 @@ unsigned long stack_host_not_small(void)
 	return atomic_long_read(&stack_host_nr_not_small);
 }
 
-/* Does memory that was written to read as zero afterwards? */
-static bool stack_host_probe(u64 func_code)
-{
-	struct memctl_buf buf;
-	bool zero = false;
-	u64 *word;
-
-	word = (u64 *)__get_free_page(GFP_KERNEL);
-	if (!word)
-		return false;
-	memset(word, 0x5a, PAGE_SIZE);
-	if (!memctl_vmm_call(func_code, virt_to_phys(word), PAGE_SIZE, 0, &buf) &&
-	    !memctl_ret_errno(&buf)) {
-		barrier_data(word);
-		zero = !memchr_inv(word, 0, PAGE_SIZE);
-	}
-	free_page((unsigned long)word);
-	return zero;
-}
-
 /* Is there a host that zeroes, page by page, and how? */
 static bool stack_host_query(void)
 {
@@ -181,10 +136,10 @@ static bool stack_host_query(void)
 	WRITE_ONCE(stack_host_zeroes, MEMCTL_ZERO);
 	if (!memctl_ret_errno(&buf))
 		return buf.ret.ret_value & BIT_ULL(MEMCTL_ZERO) && buf.ret.arg1 <= PAGE_SIZE &&
-		       (stack_mode != STACK_PROBE || stack_host_probe(MEMCTL_ZERO));
+		       (stack_mode != PVMEMCTL_MODE_PROBE || !memctl_probe_zero(MEMCTL_ZERO, 0));
 
 	/* Version 1.0.  DONTNEED zeroes some memory, and is no success on other. */
-	if (stack_mode != STACK_PROBE || !stack_host_probe(MEMCTL_DONTNEED))
+	if (stack_mode != PVMEMCTL_MODE_PROBE || memctl_probe_zero(MEMCTL_DONTNEED, 0))
 		return false;
 	WRITE_ONCE(stack_host_zeroes, MEMCTL_DONTNEED);
 	return true;
@@ -246,7 +201,7 @@ static struct notifier_block stack_host_nb = {
 int stack_host_enable(bool enable)
 {
 	guard(mutex)(&stack_host_lock);
-	if (stack_mode == STACK_OFF && enable)
+	if (stack_mode == PVMEMCTL_MODE_OFF && enable)
 		return -EPERM;
 	stack_host_wanted = enable;
 	stack_host_update();
@@ -266,7 +221,7 @@ static int __init stack_host_init(void)
 		return -ENOMEM;
 	}
 	stack_sysfs_init();
-	if (stack_mode == STACK_OFF)
+	if (stack_mode == PVMEMCTL_MODE_OFF)
 		return 0;
 	stack_host_wanted = true;
 	return pvmemctl_register_notifier(&stack_host_nb);

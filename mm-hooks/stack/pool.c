@@ -55,6 +55,9 @@
 #define STACK_GATHER		(HZ / 10)
 #define STACK_QUIET		(HZ / 2)
 
+/* After so many refused ranges of a batch the host is not asked for the others */
+#define STACK_REFUSALS		8
+
 /* So many times more idle stacks than there may be are given up at once */
 #define STACK_PLENTY		4
 
@@ -95,10 +98,21 @@ static unsigned int stack_pool_high(const struct stack_pool *pool)
 	return READ_ONCE(stack_pool_active) ? stack_pool_low(pool) + STACKS_PER_CHUNK : 0;
 }
 
-/* Stacks that can be handed out */
-static unsigned int stack_pool_ready(const struct stack_pool *pool)
+/* Stacks that can be handed out; without the lock about so many */
+unsigned int stack_pool_ready(const struct stack_pool *pool)
 {
-	return READ_ONCE(pool->nr_idle) + READ_ONCE(pool->nr_deep);
+	unsigned int state, ready = 0;
+
+	for (state = 0; state < STACK_NR_IDLE; state++)
+		ready += READ_ONCE(pool->nr_idle[state]);
+	return ready;
+}
+
+/* Too many idle stacks, or too many of them hold a page of the host */
+static bool stack_pool_is_untidy(const struct stack_pool *pool)
+{
+	return stack_pool_ready(pool) > stack_pool_high(pool) ||
+	       READ_ONCE(pool->nr_idle[STACK_WARM]) > stack_pool_low(pool);
 }
 
 /* What idle stacks hold can be had back, and should count as available */
@@ -199,6 +213,7 @@ static void stack_chunk_put(struct stack_chunk *chunk)
 		if (--chunk->refs)
 			return;
 		list_del(&chunk->list);
+		pool->nr_chunks--;
 	}
 	kvfree(chunk);
 }
@@ -245,15 +260,17 @@ static int stack_pool_make_chunk(struct stack_pool *pool)
 		err = stack_map(chunk, i);
 		if (err)
 			goto err_unmap;
-		chunk->stacks[i].state = STACK_IDLE;
+		chunk->stacks[i].state = STACK_CLEAN;
 	}
 
 	chunk->refs = STACKS_PER_CHUNK;
 	scoped_guard(spinlock_irqsave, &pool->lock) {
 		list_add_tail(&chunk->list, &pool->chunks);
 		for (i = 0; i < STACKS_PER_CHUNK; i++)
-			list_add_tail(&chunk->stacks[i].list, &pool->idle);
-		pool->nr_idle += STACKS_PER_CHUNK;
+			list_add_tail(&chunk->stacks[i].list, &pool->idle[STACK_CLEAN]);
+		pool->nr_idle[STACK_CLEAN] += STACKS_PER_CHUNK;
+		pool->nr_stacks += STACKS_PER_CHUNK;
+		pool->nr_chunks++;
 		pool->stats.grown++;
 	}
 	stack_pool_account(pool, STACKS_PER_CHUNK);
@@ -324,12 +341,7 @@ static int stack_pool_policy_node(void)
 /* An idle stack is to be on its list no more: with the pool's lock held */
 static void stack_pool_unlist(struct stack_pool *pool, struct pooled_stack *stack)
 {
-	if (stack->state == STACK_DEEP) {
-		pool->nr_deep--;
-	} else {
-		pool->nr_idle--;
-		pool->nr_warm -= stack->warm;
-	}
+	pool->nr_idle[stack->state]--;
 	list_del(&stack->list);
 }
 
@@ -338,20 +350,20 @@ static void stack_pool_claim(struct stack_pool *pool, struct pooled_stack *stack
 {
 	stack_pool_unlist(pool, stack);
 	stack->state = STACK_LIVE;
-	stack->warm = false;
 	stack->chunk->live++;
 	pool->nr_live++;
 }
 
 VISIBLE_IF_KUNIT struct pooled_stack *stack_pool_take(struct stack_pool *pool)
 {
-	struct pooled_stack *stack;
+	struct pooled_stack *stack = NULL;
+	unsigned int state;
 	bool low;
 
 	scoped_guard(spinlock_irqsave, &pool->lock) {
-		stack = list_first_entry_or_null(&pool->idle, struct pooled_stack, list);
-		if (!stack)
-			stack = list_first_entry_or_null(&pool->deep, struct pooled_stack, list);
+		for (state = 0; state < STACK_NR_IDLE && !stack; state++)
+			stack = list_first_entry_or_null(&pool->idle[state],
+							 struct pooled_stack, list);
 		if (stack) {
 			stack_pool_claim(pool, stack);
 			pool->stats.taken++;
@@ -395,28 +407,22 @@ struct vm_struct *__stack_pool_get(int node)
 	return stack->area;
 }
 
-/* A stack on no list is idle from now on: with the pool's lock held */
-static void stack_pool_settle(struct stack_pool *pool, struct pooled_stack *stack, bool deep)
+/* A stack on no list is idle from now on, as @state says: with the pool's lock held */
+static void stack_pool_settle(struct stack_pool *pool, struct pooled_stack *stack,
+			      enum stack_state state)
 {
 	struct stack_chunk *chunk = stack->chunk;
 
 	chunk->live--;
 	pool->nr_live--;
-	stack->state = chunk->shattered ? STACK_GONE : STACK_IDLE;
 	if (chunk->shattered) {
+		state = STACK_GONE;
 		list_add(&stack->list, &pool->dead);
-	} else if (deep) {
-		stack->state = STACK_DEEP;
-		list_add(&stack->list, &pool->deep);
-		pool->nr_deep++;
 	} else {
-		if (stack->warm)
-			list_add(&stack->list, &pool->idle);
-		else
-			list_add_tail(&stack->list, &pool->idle);
-		pool->nr_idle++;
-		pool->nr_warm += stack->warm;
+		list_add(&stack->list, &pool->idle[state]);
+		pool->nr_idle[state]++;
 	}
+	stack->state = state;
 }
 
 static void stack_pool_take_back(struct pooled_stack *stack)
@@ -428,11 +434,9 @@ static void stack_pool_take_back(struct pooled_stack *stack)
 
 	scoped_guard(spinlock_irqsave, &pool->lock) {
 		pool->stats.depth[dirty]++;
-		stack->warm = dirty && !deep;
-		stack_pool_settle(pool, stack, deep);
-		untidy = deep || stack->chunk->shattered ||
-			 pool->nr_warm > stack_pool_low(pool) ||
-			 pool->nr_idle > stack_pool_high(pool);
+		stack_pool_settle(pool, stack, deep ? STACK_DEEP :
+					       dirty ? STACK_WARM : STACK_CLEAN);
+		untidy = deep || stack->chunk->shattered || stack_pool_is_untidy(pool);
 	}
 	stack_pool_account(pool, 1);
 	if (untidy)
@@ -470,7 +474,7 @@ bool __stack_pool_may_cache(struct vm_struct *area, int node)
 		return !stack_is_deep(stack) && READ_ONCE(stack_pool_active) &&
 		       !READ_ONCE(stack->chunk->shattered);
 	return !READ_ONCE(stack_pool_active) || !stack_pools[node] ||
-	       !READ_ONCE(stack_pools[node]->nr_idle);
+	       !stack_pool_ready(stack_pools[node]);
 }
 
 /* Look, and clear --------------------------------------------------------------- */
@@ -531,11 +535,11 @@ bool __stack_pool_end_unused(struct task_struct *task)
 	return true;
 }
 
-void *__stack_pool_used(const struct task_struct *task)
+void *__stack_pool_used(const struct task_struct *task, void *stack)
 {
-	struct pooled_stack *stack = pooled_stack(task_stack_vm_area(task));
+	struct pooled_stack *pooled = pooled_stack(task_stack_vm_area(task));
 
-	return stack ? stack->area->addr + stack_lowest_page(stack) * PAGE_SIZE : NULL;
+	return pooled ? stack + stack_lowest_page(pooled) * PAGE_SIZE : stack;
 }
 
 /* Tidy up --------------------------------------------------------------------- */
@@ -574,63 +578,65 @@ static unsigned int stack_pool_clean(struct list_head *batch, unsigned int *page
 	return nr;
 }
 
+/* Not by the stack's mapping, whose entries are to stay clean */
+static unsigned int stack_range_clear(const struct memctl_vmm_range *range)
+{
+	const unsigned int pages = range->length / PAGE_SIZE;
+	unsigned int i;
+
+	for (i = 0; i < pages; i++)
+		clear_highpage(pfn_to_page(PHYS_PFN(range->addr) + i));
+	return pages;
+}
+
 /* Give the host the written pages of idle stacks: all of @batch, off all lists */
 static void stack_pool_release(struct stack_pool *pool, struct list_head *batch,
 			       unsigned int stacks)
 {
-	unsigned int nr, pages, i, done = 0;
-	unsigned long refused = 0;
+	unsigned int nr, pages, i, done, refusals = 0, refused = 0;
 	struct pooled_stack *stack, *next;
-	u64 addr;
-	int err;
+	int ret, err = 0;
 
 	nr = stack_pool_clean(batch, &pages);
-	err = stack_host_zero(stack_pool_ranges, nr, &done);
-	/* A range that was done in part is done again as a whole */
-	for (i = done; i < nr; i++) {
-		const struct memctl_vmm_range *range = &stack_pool_ranges[i];
-
-		/* Not by the stack's mapping, whose entries are to stay clean */
-		for (addr = range->addr; addr < range->addr + range->length; addr += PAGE_SIZE) {
-			clear_highpage(pfn_to_page(PHYS_PFN(addr)));
-			refused++;
-		}
+	for (i = 0; i < nr; i++) {
+		ret = stack_host_zero(stack_pool_ranges + i, nr - i, &done);
+		i += done;
+		if (i == nr)
+			break;
+		err = ret;
+		/* One that was done in part is done again as a whole.  The others go on. */
+		refused += stack_range_clear(&stack_pool_ranges[i]);
+		if (!memctl_is_refusal(err) || ++refusals == STACK_REFUSALS)
+			while (++i < nr)
+				refused += stack_range_clear(&stack_pool_ranges[i]);
 	}
-	trace_stack_pool_release(stacks, pages, nr, done, err);
+	trace_stack_pool_release(stacks, pages, nr, refused, err);
 
 	guard(spinlock_irqsave)(&pool->lock);
 	pool->stats.released += pages - refused;
 	pool->stats.refused += refused;
 	list_for_each_entry_safe(stack, next, batch, list) {
 		list_del(&stack->list);
-		stack_pool_settle(pool, stack, false);
+		stack_pool_settle(pool, stack, STACK_CLEAN);
 	}
 }
 
 /*
- * Release stacks of @list that were written to, beyond the first @keep.  Returns whether
- * there may be more.
+ * Release what idle stacks in @state hold, of those that have been for longest, but for
+ * @keep.  Returns whether there may be more.
  */
-static bool stack_pool_release_some(struct stack_pool *pool, struct list_head *list,
+static bool stack_pool_release_some(struct stack_pool *pool, enum stack_state state,
 				    unsigned int keep)
 {
-	struct pooled_stack *stack, *next;
+	struct pooled_stack *stack;
 	unsigned int stacks = 0;
 	LIST_HEAD(batch);
 
 	scoped_guard(spinlock_irqsave, &pool->lock) {
-		list_for_each_entry_safe(stack, next, list, list) {
-			if (stacks == STACK_BATCH)
-				break;
-			/* Behind it are more of its kind */
-			if (stack->state == STACK_IDLE && !stack->warm)
-				break;
-			if (keep) {
-				keep--;
-				continue;
-			}
+		while (stacks < STACK_BATCH && pool->nr_idle[state] > keep) {
+			stack = list_last_entry(&pool->idle[state], struct pooled_stack, list);
 			stack_pool_claim(pool, stack);
-			list_add_tail(&stack->list, &batch);
+			list_add(&stack->list, &batch);
 			stacks++;
 		}
 	}
@@ -653,6 +659,8 @@ VISIBLE_IF_KUNIT unsigned int stack_pool_bury(struct stack_pool *pool)
 		stacks++;
 		cond_resched();
 	}
+	scoped_guard(spinlock_irqsave, &pool->lock)
+		pool->nr_stacks -= stacks;
 	stack_pool_account(pool, -(int)stacks);
 	return stacks;
 }
@@ -705,18 +713,18 @@ VISIBLE_IF_KUNIT void stack_pool_tidy(struct stack_pool *pool)
 	const bool quiet = !active || stack_pool_ready(pool) > STACK_PLENTY * high ||
 			   time_after_eq(jiffies, READ_ONCE(pool->last_take) + STACK_QUIET);
 
-	while (active && stack_pool_release_some(pool, &pool->deep, 0))
+	while (active && stack_pool_release_some(pool, STACK_DEEP, 0))
 		;
 	stack_pool_bury(pool);
 	while (quiet && stack_pool_ready(pool) > high && stack_pool_shatter(pool, active ? low : 0))
 		stack_pool_bury(pool);
 	/* Also the top pages, of more idle stacks than may soon be wanted */
-	while (active && quiet && stack_pool_release_some(pool, &pool->idle, low))
+	while (active && quiet && stack_pool_release_some(pool, STACK_WARM, low))
 		;
 	/* The shrinker may have shattered chunks of what was just being released */
 	stack_pool_bury(pool);
 
-	if (!quiet && (READ_ONCE(pool->nr_idle) > high || READ_ONCE(pool->nr_warm) > low))
+	if (!quiet && stack_pool_is_untidy(pool))
 		queue_delayed_work(stack_pool_wq, &stack_pool_tidier, STACK_QUIET);
 }
 
@@ -851,13 +859,14 @@ static struct syscore stack_pool_syscore = {
 VISIBLE_IF_KUNIT struct stack_pool *stack_pool_new(int nid)
 {
 	struct stack_pool *pool = kzalloc_node(sizeof(*pool), GFP_KERNEL, nid);
+	unsigned int state;
 
 	if (!pool)
 		return NULL;
 	spin_lock_init(&pool->lock);
 	pool->nid = nid;
-	INIT_LIST_HEAD(&pool->idle);
-	INIT_LIST_HEAD(&pool->deep);
+	for (state = 0; state < STACK_NR_IDLE; state++)
+		INIT_LIST_HEAD(&pool->idle[state]);
 	INIT_LIST_HEAD(&pool->dead);
 	INIT_LIST_HEAD(&pool->chunks);
 	pool->hold_off = jiffies;

@@ -9,13 +9,12 @@
 #include <linux/list.h>
 #include <linux/mutex.h>
 #include <linux/pgtable.h>
+#include <linux/pvmemctl.h>
 #include <linux/rcupdate.h>
 #include <linux/spinlock.h>
 #include <linux/stack_pool.h>
 #include <linux/thread_info.h>
 #include <linux/vmalloc.h>
-
-#include <uapi/linux/pvmemctl.h>
 
 #define STACK_PAGES		(THREAD_SIZE / PAGE_SIZE)
 
@@ -24,10 +23,13 @@
 #define STACK_CHUNK_SIZE	(PAGE_SIZE << STACK_CHUNK_ORDER)
 #define STACKS_PER_CHUNK	(STACK_CHUNK_SIZE / THREAD_SIZE)
 
+/* Idle stacks come first, those before others that are to be used first */
 enum stack_state {
-	STACK_LIVE,		/* handed out, or in the hands of the pool's work */
-	STACK_IDLE,		/* on stack_pool.idle */
-	STACK_DEEP,		/* on stack_pool.deep */
+	STACK_WARM,		/* idle, with the top page written to */
+	STACK_CLEAN,		/* ... with no page written to */
+	STACK_DEEP,		/* ... with more pages written to */
+	STACK_NR_IDLE,
+	STACK_LIVE = STACK_NR_IDLE, /* handed out, or in the hands of the pool's work */
 	STACK_GONE,		/* dismantled, or about to be */
 };
 
@@ -40,7 +42,6 @@ enum stack_state {
  * @rcu: for stack_pool_put_rcu(); no stack is written to for that
  * @list: on one of the lists of the pool
  * @state: changed under the pool's lock
- * @warm: idle, and has its top page written to
  * @pages: from the lowest address on
  */
 struct pooled_stack {
@@ -50,7 +51,6 @@ struct pooled_stack {
 	struct rcu_head rcu;
 	struct list_head list;
 	enum stack_state state;
-	bool warm;
 	struct page *pages[STACK_PAGES];
 };
 
@@ -94,15 +94,13 @@ struct stack_stats {
  * @lock: protects all below but @grow_lock.  Innermost, taken in softirq context;
  *	  nothing but lists and counters is touched under it.
  * @nid: the node
- * @idle: stacks with no page but the top one written to: first those used last, at
- *	  the end those with no page written to
- * @deep: idle stacks with more pages written to
+ * @idle: idle stacks by state, first those used last
  * @dead: idle stacks of shattered chunks, to be dismantled
  * @chunks: all chunks
- * @nr_idle: on @idle
- * @nr_warm: of those, with the top page written to
- * @nr_deep: on @deep
+ * @nr_idle: stacks on each list of @idle
  * @nr_live: stacks in state STACK_LIVE
+ * @nr_stacks: all stacks that are not dismantled
+ * @nr_chunks: on @chunks
  * @last_take: jiffies when a stack was last taken
  * @hold_off: jiffies before which no chunk is to be made
  * @stats: what has happened
@@ -112,14 +110,13 @@ struct stack_stats {
 struct stack_pool {
 	spinlock_t lock;		/* innermost, see above */
 	int nid;
-	struct list_head idle;
-	struct list_head deep;
+	struct list_head idle[STACK_NR_IDLE];
 	struct list_head dead;
 	struct list_head chunks;
-	unsigned int nr_idle;
-	unsigned int nr_warm;
-	unsigned int nr_deep;
+	unsigned int nr_idle[STACK_NR_IDLE];
 	unsigned int nr_live;
+	unsigned int nr_stacks;
+	unsigned int nr_chunks;
 	unsigned long last_take;
 	unsigned long hold_off;
 	struct stack_stats stats;
@@ -130,6 +127,7 @@ struct stack_pool {
 extern bool stack_pool_active;
 
 struct stack_pool *stack_pool_of(int nid);
+unsigned int stack_pool_ready(const struct stack_pool *pool);
 int stack_pool_init(void);
 void stack_pool_start(void);
 void stack_pool_stop(void);

@@ -38,7 +38,6 @@ static void stack_figures_get(struct stack_figures *sum)
 	for_each_node(nid) {
 		struct stack_pool *pool = stack_pool_of(nid);
 		const unsigned long *from;
-		struct stack_chunk *chunk;
 		unsigned int i;
 
 		if (!pool)
@@ -48,12 +47,10 @@ static void stack_figures_get(struct stack_figures *sum)
 		for (i = 0; i < sizeof(struct stack_stats) / sizeof(long); i++)
 			to[i] += from[i];
 		sum->stacks += pool->nr_live;
-		sum->idle += pool->nr_idle + pool->nr_deep;
-		sum->deep += pool->nr_deep;
-		list_for_each_entry(chunk, &pool->chunks, list) {
-			sum->chunks++;
-			sum->pages += chunk->refs * STACK_PAGES;
-		}
+		sum->idle += stack_pool_ready(pool);
+		sum->deep += pool->nr_idle[STACK_DEEP];
+		sum->chunks += pool->nr_chunks;
+		sum->pages += pool->nr_stacks * STACK_PAGES;
 	}
 }
 

@@ -21,7 +21,6 @@
 
 #include <linux/cc_platform.h>
 #include <linux/cleanup.h>
-#include <linux/gfp.h>
 #include <linux/highmem.h>
 #include <linux/host_zero.h>
 #include <linux/init.h>
@@ -44,10 +43,7 @@
 #undef MODULE_PARAM_PREFIX
 #define MODULE_PARAM_PREFIX "pvmemctl."
 
-enum zero_mode { ZERO_MODE_OFF, ZERO_MODE_ON, ZERO_MODE_PROBE };
-
-static const char * const zero_modes[] = { "off", "on", "probe" };
-static enum zero_mode zero_mode = ZERO_MODE_ON;
+VISIBLE_IF_KUNIT enum pvmemctl_mode zero_mode = PVMEMCTL_MODE_ON;
 
 DEFINE_PER_CPU(struct zero_stats, zero_stats[ZERO_NR_MECH]);
 
@@ -65,11 +61,11 @@ static DEFINE_STATIC_KEY_FALSE(zero_verify_key);
 
 /* The host ------------------------------------------------------------------ */
 
-VISIBLE_IF_KUNIT long zero_call(u64 func_code, u64 addr, u64 length, u64 arg,
-				struct memctl_buf *buf)
+/* Not in those themselves, which may be called with raw locks held */
+VISIBLE_IF_KUNIT long zero_call(u64 func_code, struct memctl_buf *buf)
 {
-	KUNIT_STATIC_STUB_REDIRECT(zero_call, func_code, addr, length, arg, buf);
-	return memctl_vmm_call(func_code, addr, length, arg, buf);
+	KUNIT_STATIC_STUB_REDIRECT(zero_call, func_code, buf);
+	return memctl_vmm_call(func_code, 0, 0, 0, buf);
 }
 
 VISIBLE_IF_KUNIT long zero_call_vec(u64 func_code, const struct memctl_vmm_range *ranges,
@@ -156,29 +152,15 @@ static void zero_distrust(void)
 static int zero_try(u64 func)
 {
 	struct memctl_buf buf;
-	unsigned int order;
-	struct page *page;
-	void *at;
 	long ret;
 
-	ret = zero_call(MEMCTL_INFO, 0, 0, 0, &buf) ?: memctl_ret_errno(&buf);
+	ret = zero_call(MEMCTL_INFO, &buf) ?: memctl_ret_errno(&buf);
 	if (ret)
 		return ret;
 	/* The core has looked at it, of another device maybe */
 	if (!is_power_of_2(buf.ret.ret_value) || buf.ret.ret_value > SZ_2M)
 		return -EINVAL;
-	order = get_order(buf.ret.ret_value);
-	page = alloc_pages(GFP_KERNEL | __GFP_NOWARN, order);
-	if (!page)
-		return -ENOMEM;
-	at = page_address(page);
-	memset(at, 0xa5, PAGE_SIZE << order);
-	ret = zero_call(func, page_to_phys(page), PAGE_SIZE << order, 0, &buf) ?:
-	      memctl_ret_errno(&buf);
-	if (!ret && memchr_inv(at, 0, PAGE_SIZE << order))
-		ret = -EBADE;
-	__free_pages(page, order);
-	return ret;
+	return memctl_probe_zero(func, get_order(buf.ret.ret_value));
 }
 
 /* Of all its memory the host says that it can zero it */
@@ -186,7 +168,7 @@ static bool zero_is_known(void)
 {
 	struct memctl_buf buf;
 
-	return !zero_call(MEMCTL_QUERY, 0, 0, 0, &buf) && !memctl_ret_errno(&buf) &&
+	return !zero_call(MEMCTL_QUERY, &buf) && !memctl_ret_errno(&buf) &&
 	       buf.ret.ret_value & BIT_ULL(MEMCTL_ZERO);
 }
 
@@ -194,7 +176,7 @@ static bool zero_is_known(void)
 static void zero_learn(void)
 {
 	static const u64 funcs[] = { MEMCTL_ZERO, MEMCTL_DONTNEED, MEMCTL_REMOVE };
-	const char *why = zero_mode == ZERO_MODE_OFF ? "pvmemctl.zero=off" : zero_exclusion();
+	const char *why = zero_mode == PVMEMCTL_MODE_OFF ? "pvmemctl.zero=off" : zero_exclusion();
 	bool known;
 	int i, ret;
 
@@ -203,7 +185,7 @@ static void zero_learn(void)
 		return;
 	}
 	known = zero_is_known();
-	if (zero_mode == ZERO_MODE_ON) {
+	if (zero_mode == PVMEMCTL_MODE_ON) {
 		zero_set(known ? MEMCTL_ZERO : 0, false,
 			 known ? "host says that it can" :
 				 "host does not say that it can; see pvmemctl.zero=probe");
@@ -235,17 +217,20 @@ bool zero_is_checked(void)
 	return READ_ONCE(zero_check);
 }
 
-/* Is it about this range only, and another may do better? */
-static bool zero_is_refusal(long ret)
+/*
+ * To look at what the host has released has taken memory of it again: small pages, or a
+ * huge one for each.  It reads as zero now, so to have it released once more needs no look.
+ */
+static void zero_release_again(u64 func, const struct memctl_vmm_range *ranges,
+			       unsigned int nr, const bool *zeroed)
 {
-	switch (ret) {
-	case -ENODEV:		/* there is nobody */
-	case -EIO:		/* he makes no sense */
-	case -EBUSY:		/* not now */
-	case -EINTR:
-		return false;
-	default:
-		return true;
+	unsigned int i, end, done;
+
+	for (i = 0; i < nr; i = end + 1) {
+		for (end = i; end < nr && zeroed[end]; end++)
+			;
+		if (end > i)
+			zero_call_vec(func, ranges + i, end - i, &done);
 	}
 }
 
@@ -292,12 +277,15 @@ int zero_ranges(enum zero_mech mech, const struct memctl_vmm_range *ranges,
 		}
 		if (!ret)
 			ret = -EIO;
-		if (!zero_is_refusal(ret))
+		if (!memctl_is_refusal(ret))
 			break;
 		zero_count(mech, refused, 1);
 		i++;
 		ret = 0;
 	}
+	/* Memory that is zeroed by call is touched next */
+	if (check && mech != ZERO_CALL)
+		zero_release_again(func, ranges, nr, zeroed);
 	trace_pvmemctl_zero_release(mech, nr, i, ret);
 	return ret;
 }
@@ -362,36 +350,7 @@ VISIBLE_IF_KUNIT int zero_notify(struct notifier_block *nb, unsigned long event,
 	return NOTIFY_OK;
 }
 
-VISIBLE_IF_KUNIT int zero_set_mode(const char *mode)
-{
-	int i = sysfs_match_string(zero_modes, mode);
-
-	if (i < 0)
-		return i;
-	zero_mode = i;
-	return 0;
-}
-
-VISIBLE_IF_KUNIT const char *zero_get_mode(void)
-{
-	return zero_modes[zero_mode];
-}
-
-static int zero_mode_set(const char *val, const struct kernel_param *kp)
-{
-	return zero_set_mode(val);
-}
-
-static int zero_mode_get(char *buffer, const struct kernel_param *kp)
-{
-	return sysfs_emit(buffer, "%s\n", zero_get_mode());
-}
-
-static const struct kernel_param_ops zero_mode_ops = {
-	.set = zero_mode_set,
-	.get = zero_mode_get,
-};
-module_param_cb(zero, &zero_mode_ops, NULL, 0444);
+module_param_cb(zero, &pvmemctl_mode_ops, &zero_mode, 0444);
 
 static int zero_verify_set(const char *val, const struct kernel_param *kp)
 {

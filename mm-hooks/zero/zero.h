@@ -83,13 +83,13 @@ void zero_call_start(void);
 void zero_call_init(void);
 
 #if IS_ENABLED(CONFIG_KUNIT)
-long zero_call(u64 func_code, u64 addr, u64 length, u64 arg, struct memctl_buf *buf);
+extern enum pvmemctl_mode zero_mode;
+
+long zero_call(u64 func_code, struct memctl_buf *buf);
 long zero_call_vec(u64 func_code, const struct memctl_vmm_range *ranges,
 		   unsigned int nr, unsigned int *done);
 const char *zero_exclusion(void);
 int zero_notify(struct notifier_block *nb, unsigned long event, void *data);
-int zero_set_mode(const char *mode);
-const char *zero_get_mode(void);
 #endif
 
 #endif /* _MM_PVMEMCTL_ZERO_H */

@@ -384,6 +384,27 @@ class Vm:
         self.close()
 
 
+@contextlib.contextmanager
+def hibernated(boot, before, append="", **options):
+    """A guest that was hibernated after @before(guest), and has resumed."""
+    with tempfile.NamedTemporaryFile(dir=BUILD, suffix=".swap") as disk:
+        disk.truncate(600 << 20)
+        options["qemu"] = ["-drive", f"file={disk.name},if=none,id=swap,format=raw",
+                           "-device", "virtio-blk-pci,drive=swap"]
+        options["append"] = f"{append} resume=/dev/vda nokaslr no_console_suspend"
+        with boot(**options) as guest:
+            guest.agent.run("mkswap /dev/vda && swapon /dev/vda")
+            before(guest)
+            guest.agent.run("echo keep >/tmp/kept")
+            guest.agent.send("sh echo disk >/sys/power/state")
+            guest.process.wait(240)
+            assert "Image saving done" in guest.console() or "hibernation" in guest.console(), \
+                guest.said()
+        with boot(**options) as guest:
+            assert guest.agent.run("cat /tmp/kept") == "keep\n", "it did not resume"
+            yield guest
+
+
 def agent_program():
     """guest/agent.c, compiled if it is newer."""
     source = ROOT / "host-ref/tests/vm/guest/agent.c"

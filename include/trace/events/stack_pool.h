@@ -57,19 +57,19 @@ TRACE_EVENT(stack_pool_shrink,
 		  __entry->nid, __entry->pfn, __entry->idle, __entry->live)
 );
 
-/* Written pages of idle stacks went to the host in ranges, of which it did done */
+/* Written pages of idle stacks went to the host in ranges; refused pages are cleared here */
 TRACE_EVENT(stack_pool_release,
 
 	TP_PROTO(unsigned int stacks, unsigned int pages, unsigned int ranges,
-		 unsigned int done, long err),
+		 unsigned int refused, long err),
 
-	TP_ARGS(stacks, pages, ranges, done, err),
+	TP_ARGS(stacks, pages, ranges, refused, err),
 
 	TP_STRUCT__entry(
 		__field(unsigned int, stacks)
 		__field(unsigned int, pages)
 		__field(unsigned int, ranges)
-		__field(unsigned int, done)
+		__field(unsigned int, refused)
 		__field(long, err)
 	),
 
@@ -77,13 +77,13 @@ TRACE_EVENT(stack_pool_release,
 		__entry->stacks	= stacks;
 		__entry->pages	= pages;
 		__entry->ranges	= ranges;
-		__entry->done	= done;
+		__entry->refused = refused;
 		__entry->err	= err;
 	),
 
-	TP_printk("stacks=%u pages=%u ranges=%u done=%u err=%ld",
+	TP_printk("stacks=%u pages=%u ranges=%u refused=%u err=%ld",
 		  __entry->stacks, __entry->pages, __entry->ranges,
-		  __entry->done, __entry->err)
+		  __entry->refused, __entry->err)
 );
 
 #endif /* _TRACE_STACK_POOL_H */

@@ -3,7 +3,8 @@
  * Tests of the pool of kernel stacks: a pool of the test's own, real memory and page
  * tables, and a faked host.
  *
- * struct fake is a host that zeroes memory, or refuses to after so many ranges.
+ * struct fake is a host that zeroes memory, or refuses to: after so many ranges, or
+ * some pages only.
  */
 
 #include <kunit/static_stub.h>
@@ -20,7 +21,8 @@
 #define TOP	(STACK_PAGES - 1)
 
 struct fake {
-	unsigned int obey;	/* ranges to zero before it refuses; UINT_MAX: all */
+	unsigned int obey;	/* ranges to zero before it is busy; UINT_MAX: all */
+	unsigned long nth;	/* refuses every page whose number this divides; 0: none */
 	unsigned int ranges;	/* asked to zero, in all */
 	unsigned int most;	/* ... by one call */
 	unsigned long pages;	/* ... and their pages */
@@ -52,6 +54,10 @@ static int fake_zero(const struct memctl_vmm_range *ranges, unsigned int nr,
 		if (!fake->obey) {
 			*done = i;
 			return -EBUSY;
+		}
+		if (fake->nth && PHYS_PFN(ranges[i].addr) % fake->nth == 0) {
+			*done = i;
+			return -EPERM;
 		}
 		if (fake->obey != UINT_MAX)
 			fake->obey--;
@@ -116,9 +122,9 @@ static void stack_test_exit(struct kunit *test)
 	/* Every test gives back what it took, and then nothing is left */
 	KUNIT_EXPECT_TRUE(test, list_empty(&context->pool->chunks));
 	KUNIT_EXPECT_EQ(test, 0, context->pool->nr_live);
-	KUNIT_EXPECT_EQ(test, 0, context->pool->nr_idle);
-	KUNIT_EXPECT_EQ(test, 0, context->pool->nr_warm);
-	KUNIT_EXPECT_EQ(test, 0, context->pool->nr_deep);
+	KUNIT_EXPECT_EQ(test, 0, stack_pool_ready(context->pool));
+	KUNIT_EXPECT_EQ(test, 0, context->pool->nr_stacks);
+	KUNIT_EXPECT_EQ(test, 0, context->pool->nr_chunks);
 	KUNIT_EXPECT_EQ(test, 0, context->fake.small);
 	if (list_empty(&context->pool->chunks))
 		kfree(context->pool);
@@ -175,8 +181,8 @@ static void stack_test_chunk(struct kunit *test)
 	struct stack_chunk *chunk = list_first_entry(&pool->chunks, struct stack_chunk, list);
 	unsigned int i, page;
 
-	KUNIT_EXPECT_EQ(test, STACKS_PER_CHUNK, pool->nr_idle);
-	KUNIT_EXPECT_EQ(test, 0, pool->nr_warm);
+	KUNIT_EXPECT_EQ(test, STACKS_PER_CHUNK, pool->nr_idle[STACK_CLEAN]);
+	KUNIT_EXPECT_EQ(test, 0, pool->nr_idle[STACK_WARM]);
 	KUNIT_EXPECT_EQ(test, 1, context->fake.ranges);
 	KUNIT_EXPECT_EQ(test, STACK_CHUNK_SIZE / PAGE_SIZE, context->fake.pages);
 	KUNIT_EXPECT_EQ(test, 1, context->fake.small);
@@ -217,7 +223,7 @@ static void stack_test_not_grown(struct kunit *test)
 	pool->hold_off = jiffies;
 	KUNIT_EXPECT_EQ(test, 0, stack_pool_grow(pool));
 	mutex_unlock(&pool->grow_lock);
-	KUNIT_EXPECT_EQ(test, STACKS_PER_CHUNK, pool->nr_idle);
+	KUNIT_EXPECT_EQ(test, STACKS_PER_CHUNK, pool->nr_idle[STACK_CLEAN]);
 }
 
 /* Each allocation of a chunk fails once; /sys/kernel/debug/failslab says whether it may */
@@ -262,11 +268,11 @@ static void stack_test_reuse(struct kunit *test)
 
 	use(stack, TOP);
 	put(stack);
-	KUNIT_EXPECT_EQ(test, 1, pool->nr_warm);
-	KUNIT_EXPECT_EQ(test, 0, pool->nr_deep);
+	KUNIT_EXPECT_EQ(test, 1, pool->nr_idle[STACK_WARM]);
+	KUNIT_EXPECT_EQ(test, 0, pool->nr_idle[STACK_DEEP]);
 	/* The one that was used last comes first */
 	KUNIT_ASSERT_PTR_EQ(test, stack, taken(test, pool));
-	KUNIT_EXPECT_EQ(test, 0, pool->nr_warm);
+	KUNIT_EXPECT_EQ(test, 0, pool->nr_idle[STACK_WARM]);
 	KUNIT_EXPECT_TRUE(test, __stack_pool_clear(stack->area));
 	for (page = 0; page < STACK_PAGES; page++) {
 		KUNIT_EXPECT_TRUE(test, is_zero(stack, page));
@@ -286,7 +292,7 @@ static void stack_test_deep_reuse(struct kunit *test)
 	use(stack[0], TOP);
 	use(stack[0], 0);
 	put(stack[0]);
-	KUNIT_EXPECT_EQ(test, 1, pool->nr_deep);
+	KUNIT_EXPECT_EQ(test, 1, pool->nr_idle[STACK_DEEP]);
 	KUNIT_EXPECT_EQ(test, 1, pool->stats.depth[2]);
 	/* Better than none, but not better than others */
 	KUNIT_ASSERT_PTR_EQ(test, stack[0], taken(test, pool));
@@ -314,8 +320,8 @@ static void stack_test_release(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, STACK_PAGES, context->fake.pages);
 	KUNIT_EXPECT_EQ(test, STACK_PAGES, pool->stats.released);
 	KUNIT_EXPECT_EQ(test, 0, pool->stats.refused);
-	KUNIT_EXPECT_EQ(test, 0, pool->nr_deep);
-	KUNIT_EXPECT_EQ(test, STACKS_PER_CHUNK, pool->nr_idle);
+	KUNIT_EXPECT_EQ(test, 0, pool->nr_idle[STACK_DEEP]);
+	KUNIT_EXPECT_EQ(test, STACKS_PER_CHUNK, pool->nr_idle[STACK_CLEAN]);
 	for (page = 0; page < STACK_PAGES; page++) {
 		KUNIT_EXPECT_FALSE(test, is_dirty(stack, page));
 		*page_of(stack, page) = 1;
@@ -349,6 +355,46 @@ static void stack_test_refused(struct kunit *test)
 		}
 	}
 	context->fake.obey = UINT_MAX;
+}
+
+/* Some of the ranges only: the others are not to suffer.  One who refuses all is not asked long */
+static void stack_test_refused_some(struct kunit *test)
+{
+	struct context *context = test->priv;
+	struct stack_pool *pool = grown(test);
+	struct pooled_stack *stack[STACKS_PER_CHUNK];
+	const unsigned long nths[] = { STACKS_PER_CHUNK / 4, 1 };
+	unsigned int i, j, page;
+
+	for (j = 0; j < ARRAY_SIZE(nths); j++) {
+		for (i = 0; i < STACKS_PER_CHUNK; i++)
+			stack[i] = taken(test, pool);
+		for (i = 0; i < STACKS_PER_CHUNK; i++)
+			use(stack[i], TOP);
+		/* Next to each other no two, so that each is a range */
+		for (i = 0; i < STACKS_PER_CHUNK; i++)
+			put(stack[i * 37 % STACKS_PER_CHUNK]);
+		memset(&pool->stats, 0, sizeof(pool->stats));
+		context->fake.nth = nths[j];
+		context->fake.ranges = 0;
+		pool->last_take = jiffies - HZ;
+		stack_pool_tidy(pool);
+		context->fake.nth = 0;
+
+		if (nths[j] > 1) {
+			KUNIT_EXPECT_LE(test, pool->stats.refused, 4);
+			KUNIT_EXPECT_GT(test, pool->stats.released, 8);
+		} else {
+			KUNIT_EXPECT_EQ(test, pool->stats.released, 0);
+			KUNIT_EXPECT_GT(test, pool->stats.refused, 16);
+			/* Two batches at most */
+			KUNIT_EXPECT_LE(test, context->fake.ranges, 16);
+		}
+		for (i = 0; i < STACKS_PER_CHUNK; i++)
+			for (page = 0; page < STACK_PAGES; page++)
+				KUNIT_ASSERT_TRUE(test, is_dirty(stack[i], page) ||
+						  is_zero(stack[i], page));
+	}
 }
 
 /* As many pieces as there can be, in as many stacks as there are */
@@ -399,7 +445,7 @@ static void stack_test_warm(struct kunit *test)
 		use(stack[i], TOP);
 		put(stack[i]);
 	}
-	KUNIT_EXPECT_EQ(test, STACKS_PER_CHUNK, pool->nr_warm);
+	KUNIT_EXPECT_EQ(test, STACKS_PER_CHUNK, pool->nr_idle[STACK_WARM]);
 	context->fake.pages = 0;
 	stack_pool_tidy(pool);
 	KUNIT_EXPECT_EQ(test, 0, context->fake.pages);
@@ -409,10 +455,10 @@ static void stack_test_warm(struct kunit *test)
 	for (i = 0; i < STACKS_PER_CHUNK; i++) {
 		warm += is_dirty(stack[i], TOP);
 		/* Those used last stay */
-		KUNIT_ASSERT_EQ(test, i >= STACKS_PER_CHUNK - pool->nr_warm,
+		KUNIT_ASSERT_EQ(test, i >= STACKS_PER_CHUNK - pool->nr_idle[STACK_WARM],
 				is_dirty(stack[i], TOP));
 	}
-	KUNIT_EXPECT_EQ(test, warm, pool->nr_warm);
+	KUNIT_EXPECT_EQ(test, warm, pool->nr_idle[STACK_WARM]);
 	KUNIT_EXPECT_GT(test, STACKS_PER_CHUNK, warm);
 	KUNIT_EXPECT_LT(test, 0, warm);
 	KUNIT_EXPECT_EQ(test, STACKS_PER_CHUNK - warm, context->fake.pages);
@@ -424,18 +470,21 @@ static void stack_test_shatter(struct kunit *test)
 	struct stack_pool *pool = grown(test);
 	struct pooled_stack *stack[3], *deep;
 	unsigned int i;
+	void *addr;
 
 	for (i = 0; i < ARRAY_SIZE(stack); i++)
 		stack[i] = taken(test, pool);
 	deep = taken(test, pool);
+	addr = deep->area->addr;
 	use(deep, 1);
 	put(deep);
 	KUNIT_EXPECT_EQ(test, 0, stack_pool_shatter(pool, STACKS_PER_CHUNK));
 	KUNIT_EXPECT_EQ(test, STACKS_PER_CHUNK - ARRAY_SIZE(stack), stack_pool_shatter(pool, 0));
 	KUNIT_EXPECT_EQ(test, 0, context->fake.small);
-	KUNIT_EXPECT_EQ(test, 0, pool->nr_idle);
-	KUNIT_EXPECT_EQ(test, 0, pool->nr_deep);
+	KUNIT_EXPECT_EQ(test, 0, stack_pool_ready(pool));
+	KUNIT_EXPECT_EQ(test, STACKS_PER_CHUNK, pool->nr_stacks);
 	KUNIT_EXPECT_EQ(test, STACKS_PER_CHUNK - ARRAY_SIZE(stack), stack_pool_bury(pool));
+	KUNIT_EXPECT_NULL(test, find_vm_area(addr));
 	/* Those in use still work, and are not used again */
 	for (i = 0; i < ARRAY_SIZE(stack); i++) {
 		KUNIT_EXPECT_FALSE(test, __stack_pool_may_cache(stack[i]->area, pool->nid));
@@ -467,7 +516,7 @@ static void stack_test_shatter_released(struct kunit *test)
 	put(stack);
 	context->fake.hook = shatter_now;
 	stack_pool_tidy(pool);
-	KUNIT_EXPECT_EQ(test, 0, pool->nr_idle);
+	KUNIT_EXPECT_EQ(test, 0, stack_pool_ready(pool));
 	stack_pool_bury(pool);
 	KUNIT_EXPECT_TRUE(test, list_empty(&pool->chunks));
 }
@@ -496,18 +545,18 @@ static void stack_test_end(struct kunit *test)
 	KUNIT_ASSERT_NOT_NULL(test, task);
 	/* Without a stack, and with one of another kind */
 	KUNIT_EXPECT_FALSE(test, __stack_pool_end_unused(task));
-	KUNIT_EXPECT_NULL(test, __stack_pool_used(task));
+	KUNIT_EXPECT_PTR_EQ(test, (void *)end, __stack_pool_used(task, end));
 	task->stack = stack->area->addr;
 	task->stack_vm_area = stack->area;
 
 	KUNIT_EXPECT_TRUE(test, __stack_pool_end_unused(task));
 	use(stack, TOP);
 	KUNIT_EXPECT_TRUE(test, __stack_pool_end_unused(task));
-	KUNIT_EXPECT_PTR_EQ(test, (void *)page_of(stack, TOP), __stack_pool_used(task));
+	KUNIT_EXPECT_PTR_EQ(test, (void *)page_of(stack, TOP), __stack_pool_used(task, end));
 	/* Nobody can be there who was not above: a zero is found, too */
 	*end = 0;
 	KUNIT_EXPECT_FALSE(test, __stack_pool_end_unused(task));
-	KUNIT_EXPECT_PTR_EQ(test, (void *)end, __stack_pool_used(task));
+	KUNIT_EXPECT_PTR_EQ(test, (void *)end, __stack_pool_used(task, end));
 	/* By and by all of it is used */
 	*end = 0;
 	use(stack, 1);
@@ -538,6 +587,7 @@ static struct kunit_case stack_test_cases[] = {
 	KUNIT_CASE(stack_test_deep_reuse),
 	KUNIT_CASE(stack_test_release),
 	KUNIT_CASE(stack_test_refused),
+	KUNIT_CASE(stack_test_refused_some),
 	KUNIT_CASE(stack_test_batches),
 	KUNIT_CASE(stack_test_warm),
 	KUNIT_CASE(stack_test_shatter),

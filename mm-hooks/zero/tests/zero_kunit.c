@@ -63,7 +63,7 @@ static u32 fake_range(struct fake *fake, u64 func, u64 addr, u64 length)
 	return 0;
 }
 
-static long fake_call(u64 func, u64 addr, u64 length, u64 arg, struct memctl_buf *buf)
+static long fake_call(u64 func, struct memctl_buf *buf)
 {
 	struct fake *fake = kunit_get_current_test()->priv;
 
@@ -81,10 +81,28 @@ static long fake_call(u64 func, u64 addr, u64 length, u64 arg, struct memctl_buf
 		else
 			buf->ret.ret_value = ~fake->unlisted;
 		break;
-	default:
-		buf->ret.ret_errno = fake_range(fake, func, addr, length);
 	}
 	return 0;
+}
+
+/* What memctl_probe_zero() finds out */
+static int fake_probe(u64 func, unsigned int order)
+{
+	struct fake *fake = kunit_get_current_test()->priv;
+	struct page *page = alloc_pages(GFP_KERNEL, order);
+	void *at;
+	u32 err;
+	int ret;
+
+	if (!page)
+		return -ENOMEM;
+	at = page_address(page);
+	memset(at, 0xa5, PAGE_SIZE << order);
+	fake->calls++;
+	err = fake_range(fake, func, page_to_phys(page), PAGE_SIZE << order);
+	ret = err ? -(int)err : memchr_inv(at, 0, PAGE_SIZE << order) ? -EBADE : 0;
+	__free_pages(page, order);
+	return ret;
 }
 
 static long fake_call_vec(u64 func, const struct memctl_vmm_range *ranges, unsigned int nr,
@@ -118,10 +136,18 @@ static const char *fake_excluded(void)
 	return "a test says so";
 }
 
+/* pvmemctl.zero= */
+static int set_mode(const char *mode)
+{
+	const struct kernel_param param = { .arg = &zero_mode };
+
+	return pvmemctl_mode_ops.set(mode, &param);
+}
+
 /* A host comes, and pvmemctl.zero= is @mode */
 static struct fake *arrive(struct kunit *test, const char *mode)
 {
-	KUNIT_ASSERT_EQ(test, 0, zero_set_mode(mode));
+	KUNIT_ASSERT_EQ(test, 0, set_mode(mode));
 	zero_notify(NULL, PVMEMCTL_ADDED, NULL);
 	return test->priv;
 }
@@ -178,9 +204,10 @@ static void test_off(struct kunit *test)
 
 static void test_mode(struct kunit *test)
 {
-	KUNIT_EXPECT_EQ(test, -EINVAL, zero_set_mode(""));
-	KUNIT_EXPECT_EQ(test, -EINVAL, zero_set_mode("yes"));
-	KUNIT_EXPECT_EQ(test, 0, zero_set_mode("probe\n"));
+	KUNIT_EXPECT_EQ(test, -EINVAL, set_mode(""));
+	KUNIT_EXPECT_EQ(test, -EINVAL, set_mode("yes"));
+	KUNIT_EXPECT_EQ(test, 0, set_mode("probe\n"));
+	KUNIT_EXPECT_EQ(test, PVMEMCTL_MODE_PROBE, zero_mode);
 }
 
 /* Its policy leaves ZERO out, or some memory cannot be zeroed */
@@ -312,6 +339,24 @@ static void test_refuses_half(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, NR, fake->ranges);
 }
 
+/* A look takes memory: what was released is released again, unless it is used next */
+static void test_look_is_undone(struct kunit *test)
+{
+	struct fake *fake = arrive(test, "probe");
+	struct memctl_vmm_range range = {
+		.addr = area_addr(fake, 0), .length = PAGE_SIZE,
+	};
+	bool zeroed;
+
+	fake->refuses_odd = true;
+	fake->ranges = 0;
+	KUNIT_EXPECT_EQ(test, 0x55, ask(test, 0));
+	KUNIT_EXPECT_EQ(test, NR + NR / 2, fake->ranges);
+	fake->ranges = 0;
+	KUNIT_EXPECT_EQ(test, 0, zero_ranges(ZERO_CALL, &range, 1, &zeroed));
+	KUNIT_EXPECT_EQ(test, 1, fake->ranges);
+}
+
 static void test_refuses_all(struct kunit *test)
 {
 	struct fake *fake = arrive(test, "on");
@@ -398,6 +443,7 @@ static int zero_test_init(struct kunit *test)
 	test->priv = fake;
 	kunit_activate_static_stub(test, zero_call, fake_call);
 	kunit_activate_static_stub(test, zero_call_vec, fake_call_vec);
+	kunit_activate_static_stub(test, memctl_probe_zero, fake_probe);
 	kunit_activate_static_stub(test, zero_exclusion, fake_exclusion);
 	return 0;
 }
@@ -412,18 +458,18 @@ static void zero_test_exit(struct kunit *test)
 		__free_pages(fake->area, get_order(NR * PAGE_SIZE));
 }
 
-static const char *zero_mode_before;
+static enum pvmemctl_mode zero_mode_before;
 
 static int zero_suite_init(struct kunit_suite *suite)
 {
-	zero_mode_before = zero_get_mode();
+	zero_mode_before = zero_mode;
 	return 0;
 }
 
 /* Back to what there is, if anything */
 static void zero_suite_exit(struct kunit_suite *suite)
 {
-	zero_set_mode(zero_mode_before);
+	zero_mode = zero_mode_before;
 	zero_notify(NULL, PVMEMCTL_ADDED, NULL);
 }
 
@@ -442,6 +488,7 @@ static struct kunit_case zero_cases[] = {
 	KUNIT_CASE(test_lie_later),
 	KUNIT_CASE(test_lie_about_zeros),
 	KUNIT_CASE(test_refuses_half),
+	KUNIT_CASE(test_look_is_undone),
 	KUNIT_CASE(test_refuses_all),
 	KUNIT_CASE(test_goes_meanwhile),
 	KUNIT_CASE(test_nonsense),
