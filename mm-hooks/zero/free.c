@@ -35,8 +35,12 @@
 DEFINE_STATIC_KEY_FALSE(host_zero_free_key);
 DEFINE_STATIC_KEY_FALSE(host_zero_report_key);
 
-/* Entries of one batch: one request to the host */
+/*
+ * Entries of one batch at most: one request to the host.  A zone is not looked at when
+ * a batch is more than it can spare, so in a small guest it is a share of all memory.
+ */
 #define ZERO_REPORT_BATCH	64
+#define ZERO_REPORT_SHARE	16
 #define ZERO_REPORT_DELAY_MS	100
 
 /* Protects the registration; innermost but for what page_reporting has */
@@ -80,9 +84,15 @@ static int zero_report(struct page_reporting_dev_info *prdev, struct scatterlist
 	return ret;
 }
 
+static unsigned int zero_report_capacity(unsigned int order)
+{
+	const unsigned int shift = order <= MAX_PAGE_ORDER ? order : pageblock_order;
+
+	return clamp((totalram_pages() / ZERO_REPORT_SHARE) >> shift, 1, ZERO_REPORT_BATCH);
+}
+
 static struct page_reporting_dev_info zero_prdev = {
 	.report = zero_report,
-	.capacity = ZERO_REPORT_BATCH,
 };
 
 /* There is a host, or none any more; or somebody changed his mind */
@@ -111,6 +121,7 @@ void zero_free_start(void)
 	static_branch_enable(&host_zero_free_key);
 	order = READ_ONCE(zero_report_order);
 	zero_prdev.order = order;
+	zero_prdev.capacity = zero_report_capacity(order);
 	zero_prdev.delay_ms = READ_ONCE(zero_report_delay_ms);
 	zero_order_before = page_reporting_order;
 	if (order <= MAX_PAGE_ORDER)

@@ -208,6 +208,27 @@ def balloon(tap):
         guest.power_off()
 
 
+def small(tap):
+    """A batch is off the free lists: it must not be more than a small guest has to spare."""
+    def free():
+        return int(guest.agent.run("grep MemFree: /proc/meminfo").split()[1]) * 1024
+
+    with tap.test("a small guest reports what little is free"), boot(
+            device=("allow=all",), append=VERIFY + "pvmemctl.zero_report=1") as guest:
+        area = guest.area(64 * MIB)
+        area.fill(9)
+        held = guest.area(free() - 40 * MIB)
+        had = number(guest, "report_released")
+        gpas = area.gpas[::64]
+        area.free()
+        assert free() < 120 * MIB, free()
+        wait_until(lambda: number(guest, "report_released") - had >= 32 * MIB, "it is reported")
+        wait_until(lambda: sum(map(guest.is_backed, gpas)) < len(gpas) / 2, "the host has it")
+        held.free()
+        no_lies(guest)
+        guest.power_off()
+
+
 def reset(tap):
     with tap.test("a host that forgot its connections"), boot(
             device=("allow=all",), mem=512,
@@ -252,4 +273,4 @@ def hibernate(tap):
 
 
 if __name__ == "__main__":
-    vm.main(off, old_host, reserved_at_boot, comes_and_goes, balloon, reset, hibernate)
+    vm.main(off, old_host, reserved_at_boot, comes_and_goes, balloon, small, reset, hibernate)
