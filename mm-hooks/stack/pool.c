@@ -26,6 +26,7 @@
 
 #include <linux/cleanup.h>
 #include <linux/cpuset.h>
+#include <linux/kasan.h>
 #include <linux/mempolicy.h>
 #include <linux/mm.h>
 #include <linux/sched/task.h>
@@ -201,6 +202,8 @@ static int stack_map(struct stack_chunk *chunk, unsigned int index)
 	stack->chunk = chunk;
 	/* One table has them all: THREAD_ALIGN.  It stays while they are mapped. */
 	stack->ptep = virt_to_kpte(addr);
+	/* Idle stacks stay mapped; who uses one is to be found as if they did not */
+	kasan_poison_vmalloc(area->addr, THREAD_SIZE);
 	return 0;
 }
 
@@ -432,6 +435,7 @@ static void stack_pool_take_back(struct pooled_stack *stack)
 	const bool deep = stack_is_deep(stack);
 	bool untidy;
 
+	kasan_poison_vmalloc(stack->area->addr, THREAD_SIZE);
 	scoped_guard(spinlock_irqsave, &pool->lock) {
 		pool->stats.depth[dirty]++;
 		stack_pool_settle(pool, stack, deep ? STACK_DEEP :
@@ -497,6 +501,8 @@ bool __stack_pool_clear(struct vm_struct *area)
 
 	if (!stack)
 		return false;
+	/* set_task_stack_end_magic() comes next, and writes to no clean page */
+	stack->end_set = stack_page_dirty(stack, 0);
 	/* What is written here is to be cleared the next time too: the entry stays dirty */
 	for (i = 0; i < STACK_PAGES; i++) {
 		if (stack_page_dirty(stack, i))
@@ -513,14 +519,15 @@ bool __stack_pool_clear(struct vm_struct *area)
  *
  * A thread comes to the lowest page by the page above, having left return addresses
  * there.  Where that page is clean and the lowest is not, a stray write was it.  Where
- * a thread is seen to be on its way down, the magic is written before it gets there.
+ * a thread is seen to be on its way down, the magic is written, and the word tells from
+ * then on.
  */
 bool __stack_pool_end_unused(struct task_struct *task)
 {
 	struct pooled_stack *stack = pooled_stack(task_stack_vm_area(task));
 	unsigned long *end;
 
-	if (!stack)
+	if (!stack || READ_ONCE(stack->end_set))
 		return false;
 	end = end_of_stack(task);
 	if (stack_page_dirty(stack, 0)) {
@@ -530,8 +537,10 @@ bool __stack_pool_end_unused(struct task_struct *task)
 		return true;
 	}
 	/* Others only look */
-	if (task == current)
+	if (task == current) {
 		*end = STACK_END_MAGIC;
+		WRITE_ONCE(stack->end_set, true);
+	}
 	return true;
 }
 

@@ -42,6 +42,7 @@ enum stack_state {
  * @rcu: for stack_pool_put_rcu(); no stack is written to for that
  * @list: on one of the lists of the pool
  * @state: changed under the pool's lock
+ * @end_set: STACK_END_MAGIC was written for whoever has it; theirs alone
  * @pages: from the lowest address on
  */
 struct pooled_stack {
@@ -51,6 +52,7 @@ struct pooled_stack {
 	struct rcu_head rcu;
 	struct list_head list;
 	enum stack_state state;
+	bool end_set;
 	struct page *pages[STACK_PAGES];
 };
 

@@ -39,6 +39,10 @@ def end_written(tap):
     for value in (0, 1):
         with tap.test(f"0x{value:x} at the end of a stack is found"), boot() as guest:
             dies(guest, f"echo {value} >{DRIVE}end", "corrupted stack end detected")
+    # Of a thread that had the whole stack the scheduler has seen as much, and left its magic
+    with tap.test("a zero at the end of a stack that was deep is found"), boot() as guest:
+        dies(guest, f"echo 13000 >{DRIVE}deep; sleep 1; echo 0 >{DRIVE}end",
+             "corrupted stack end detected")
 
 
 def overflow(tap):

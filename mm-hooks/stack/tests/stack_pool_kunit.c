@@ -11,6 +11,7 @@
 #include <kunit/test.h>
 
 #include <linux/highmem.h>
+#include <linux/kasan.h>
 #include <linux/mm.h>
 #include <linux/nodemask.h>
 #include <linux/sched/task_stack.h>
@@ -145,6 +146,7 @@ static struct pooled_stack *taken(struct kunit *test, struct stack_pool *pool)
 	struct pooled_stack *stack = stack_pool_take(pool);
 
 	KUNIT_ASSERT_NOT_NULL(test, stack);
+	kasan_unpoison_range(stack->area->addr, THREAD_SIZE);
 	return stack;
 }
 
@@ -153,10 +155,13 @@ static void put(struct pooled_stack *stack)
 	__stack_pool_put(stack->area);
 }
 
-/* The page as whoever runs on the stack has it, and its last word */
+/* The page as whoever runs on the stack has it; the tests look at idle ones, too */
 static unsigned long *page_of(struct pooled_stack *stack, unsigned int page)
 {
-	return stack->area->addr + page * PAGE_SIZE;
+	void *addr = stack->area->addr + page * PAGE_SIZE;
+
+	kasan_unpoison_range(addr, PAGE_SIZE);
+	return addr;
 }
 
 static void use(struct pooled_stack *stack, unsigned int page)
@@ -279,6 +284,30 @@ static void stack_test_reuse(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, page == TOP, is_dirty(stack, page));
 	}
 	put(stack);
+}
+
+/* It stays mapped, and nobody may use it */
+static void stack_test_idle(struct kunit *test)
+{
+#ifdef CONFIG_KASAN_VMALLOC
+	struct stack_pool *pool = grown(test);
+	struct pooled_stack *stack = taken(test, pool);
+	const u8 *shadow = kasan_mem_to_shadow(stack->area->addr);
+	const size_t last = THREAD_SIZE / KASAN_GRANULE_SIZE - 1;
+
+	KUNIT_EXPECT_EQ(test, 0, shadow[0]);
+	KUNIT_EXPECT_EQ(test, 0, shadow[last]);
+	put(stack);
+	KUNIT_EXPECT_NE(test, 0, shadow[0]);
+	KUNIT_EXPECT_NE(test, 0, shadow[last]);
+	/* Nor one that nobody had yet */
+	stack = list_last_entry(&pool->idle[STACK_CLEAN], struct pooled_stack, list);
+	shadow = kasan_mem_to_shadow(stack->area->addr);
+	KUNIT_EXPECT_NE(test, 0, shadow[0]);
+	KUNIT_EXPECT_NE(test, 0, shadow[last]);
+#else
+	kunit_skip(test, "no CONFIG_KASAN_VMALLOC");
+#endif
 }
 
 static void stack_test_deep_reuse(struct kunit *test)
@@ -563,7 +592,16 @@ static void stack_test_end(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, __stack_pool_end_unused(task));
 	*end = 1;
 	KUNIT_EXPECT_FALSE(test, __stack_pool_end_unused(task));
+	/* Where the magic has been written, a zero is as wrong as anything */
+	KUNIT_EXPECT_TRUE(test, __stack_pool_clear(stack->area));
+	*end = 0;
+	KUNIT_EXPECT_FALSE(test, __stack_pool_end_unused(task));
+	/* Whoever has the stack next begins anew */
 	put(stack);
+	stack_pool_tidy(pool);
+	KUNIT_EXPECT_FALSE(test, is_dirty(stack, 0));
+	KUNIT_EXPECT_TRUE(test, __stack_pool_clear(stack->area));
+	KUNIT_EXPECT_TRUE(test, __stack_pool_end_unused(task));
 }
 
 static void stack_test_foreign(struct kunit *test)
@@ -584,6 +622,7 @@ static struct kunit_case stack_test_cases[] = {
 	KUNIT_CASE(stack_test_not_grown),
 	KUNIT_CASE_SLOW(stack_test_no_memory),
 	KUNIT_CASE(stack_test_reuse),
+	KUNIT_CASE(stack_test_idle),
 	KUNIT_CASE(stack_test_deep_reuse),
 	KUNIT_CASE(stack_test_release),
 	KUNIT_CASE(stack_test_refused),
