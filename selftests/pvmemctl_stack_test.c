@@ -114,7 +114,8 @@ static double now(void)
 
 /* Threads ----------------------------------------------------------------- */
 
-enum { GO_IDLE, GO_DEEP, GO_LOOK, GO_THIN, GO_EXIT };
+/* Nobody waits until the last three are followed */
+enum { GO_IDLE, GO_DEEP, GO_LOOK, GO_HOLD, GO_THIN, GO_EXIT };
 
 /* Of so many threads one stays at GO_THIN */
 #define THIN		40
@@ -133,6 +134,12 @@ struct crew {
 static bool go_deep(void)
 {
 	return file_write(DRIVE "deep", DEEP);
+}
+
+/* Stay there until a signal comes; false if a frame has changed meanwhile */
+static bool go_hold(void)
+{
+	return file_write(DRIVE "hold", DEEP);
 }
 
 /* Words of the pattern that are on this thread's stack; -1 if it cannot tell */
@@ -170,7 +177,7 @@ static void *crew_member(void *data)
 		if (followed == GO_EXIT || (followed == GO_THIN && number % THIN))
 			break;
 		pthread_mutex_unlock(&crew->lock);
-		ok = followed != GO_DEEP || go_deep();
+		ok = followed == GO_DEEP ? go_deep() : followed == GO_HOLD ? go_hold() : true;
 		left = followed == GO_LOOK ? look() : 0;
 		pthread_mutex_lock(&crew->lock);
 	}
@@ -223,17 +230,37 @@ static bool crew_order(struct crew *crew, int order)
 	crew->failed = 0;
 	crew->order = order;
 	pthread_cond_broadcast(&crew->turn);
-	while (order < GO_THIN && crew->done < crew->nr)
+	while (order < GO_HOLD && crew->done < crew->nr)
 		pthread_cond_wait(&crew->turn, &crew->lock);
 	ok = !crew->failed;
 	pthread_mutex_unlock(&crew->lock);
 	return ok;
 }
 
+/* Those at GO_HOLD go on; true if all do, and their frames are as they were */
+static bool crew_wake(struct crew *crew)
+{
+	unsigned int i;
+	bool all, ok;
+
+	all = WAIT_UNTIL(({
+		for (i = 0; i < crew->nr; i++)
+			pthread_kill(crew->thread[i], SIGUSR1);
+		pthread_mutex_lock(&crew->lock);
+		all = crew->done == crew->nr;
+		ok = !crew->failed;
+		pthread_mutex_unlock(&crew->lock);
+		all;
+	}));
+	return all && ok;
+}
+
 static void crew_end(struct crew *crew)
 {
 	unsigned int i;
 
+	if (crew->order == GO_HOLD)
+		crew_wake(crew);
 	crew_order(crew, GO_EXIT);
 	for (i = 0; i < crew->nr; i++)
 		pthread_join(crew->thread[i], NULL);
@@ -442,6 +469,72 @@ TEST_F_TIMEOUT(stack, switched, 300)
 	churn(_metadata, self->many / 50);
 	storm_over = true;
 	pthread_join(storm, NULL);
+}
+
+static void wake_up(int signal)
+{
+}
+
+/* How many threads of this process sleep on frames of the module */
+static unsigned int held(void)
+{
+	char path[300], line[256];
+	struct dirent *entry;
+	unsigned int nr = 0;
+	DIR *dir;
+	FILE *file;
+
+	dir = opendir("/proc/self/task");
+	while (dir && (entry = readdir(dir))) {
+		snprintf(path, sizeof(path), "/proc/self/task/%s/stack", entry->d_name);
+		file = fopen(path, "r");
+		if (!file)
+			continue;
+		while (fgets(line, sizeof(line), file)) {
+			if (strstr(line, "test_recurse")) {
+				nr++;
+				break;
+			}
+		}
+		fclose(file);
+	}
+	closedir(dir);
+	return nr;
+}
+
+/* What a task has on its stack stays, whatever becomes of the stacks beside it */
+TEST_F_TIMEOUT(stack, held, 300)
+{
+	enum { NR = 200 };
+	uint32_t disconnected;
+	long shattered;
+
+	if (access("/proc/self/stack", R_OK))
+		SKIP(return, "no /proc/PID/stack");
+	signal(SIGUSR1, wake_up);
+	ASSERT_TRUE(crew_start(&self->crew, NR));
+	EXPECT_GE(NR / 2, elsewhere(self));
+	crew_order(&self->crew, GO_HOLD);
+	ASSERT_TRUE(WAIT_UNTIL(held() == NR));
+
+	/* Others of the same chunks end, and are given back */
+	churn(_metadata, 4);
+	EXPECT_TRUE(WAIT_UNTIL(!figure("deep")));
+	shattered = figure("shattered");
+	EXPECT_TRUE(file_write("/proc/sys/vm/drop_caches", "2"));
+	EXPECT_LT(shattered, figure("shattered"));
+	churn(_metadata, 4);
+	EXPECT_TRUE(set_figure("enabled", "0"));
+	EXPECT_TRUE(WAIT_UNTIL(!figure("idle")));
+	EXPECT_TRUE(set_figure("enabled", "1"));
+	if (disconnect(&disconnected))
+		EXPECT_EQ(MEMCTL_ANSWER_ERROR, disconnected);
+	churn(_metadata, 4);
+
+	EXPECT_EQ(NR, held());
+	if (self->oracle >= 0)
+		EXPECT_LE((NR - elsewhere(self)) * 3, host_pages(self->oracle, ALL, NULL));
+	EXPECT_TRUE(crew_wake(&self->crew));
 }
 
 /* Each allocation that a clone makes fails once */
