@@ -420,12 +420,17 @@ static void churn(struct __test_metadata *_metadata, unsigned int rounds)
 	}
 }
 
+#define CPU_ONLINE	"/sys/devices/system/cpu/cpu1/online"
+
 static void *hotplug_storm(void *data)
 {
+	unsigned int *times = data;
+	bool went;
+
 	while (!storm_over) {
-		file_write("/sys/devices/system/cpu/cpu1/online", "0");
+		went = file_write(CPU_ONLINE, "0");
 		usleep(50000);
-		file_write("/sys/devices/system/cpu/cpu1/online", "1");
+		*times += file_write(CPU_ONLINE, "1") && went;
 		usleep(50000);
 	}
 	return NULL;
@@ -434,15 +439,18 @@ static void *hotplug_storm(void *data)
 /* ... while a CPU, which keeps stacks for itself, comes and goes */
 TEST_F_TIMEOUT(stack, cpu_hotplug, 300)
 {
+	unsigned int times = 0;
 	pthread_t storm;
 
-	if (access("/sys/devices/system/cpu/cpu1/online", W_OK))
+	if (access(CPU_ONLINE, W_OK))
 		SKIP(return, "no CPU that can go offline");
 	storm_over = false;
-	ASSERT_EQ(0, pthread_create(&storm, NULL, hotplug_storm, NULL));
+	ASSERT_EQ(0, pthread_create(&storm, NULL, hotplug_storm, &times));
 	churn(_metadata, self->many / 50);
 	storm_over = true;
 	pthread_join(storm, NULL);
+	EXPECT_LT(0, times);
+	EXPECT_STREQ("1", file_text(CPU_ONLINE));
 }
 
 /* ... while the shrinker takes all that is idle */
