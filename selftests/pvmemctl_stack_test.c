@@ -59,6 +59,21 @@ static long stack_pages(void)
 	return words - 1;
 }
 
+/* What a file of lines "NAME VALUE" says, or -1 */
+static long stat_value(const char *path, const char *name)
+{
+	long value, found = -1;
+	char key[64];
+	FILE *file = fopen(path, "r");
+
+	while (file && found < 0 && fscanf(file, "%63s %ld%*[^\n]", key, &value) == 2)
+		if (!strcmp(key, name))
+			found = value;
+	if (file)
+		fclose(file);
+	return found;
+}
+
 enum { INTACT, ALL };
 
 /*
@@ -667,45 +682,82 @@ TEST_F_TIMEOUT(stack, unbind, 300)
 	EXPECT_TRUE(WAIT_UNTIL(figure("idle")));
 }
 
-/* A line of the group's memory.stat: bytes, or -1 */
-static long memory_stat(const char *name)
-{
-	long value, found = -1;
-	char key[64];
-	FILE *file = fopen("/tmp/cgroup/stacks/memory.stat", "r");
+#define GROUP		"/tmp/cgroup/stacks"
 
-	while (file && found < 0 && fscanf(file, "%63s %ld", key, &value) == 2)
-		if (!strcmp(key, name))
-			found = value;
-	if (file)
-		fclose(file);
-	return found;
+/* Bytes of kernel stacks that the control group pays for */
+static long charged(void)
+{
+	return stat_value(GROUP "/memory.stat", "kernel_stack");
 }
 
-/* A control group that has no more memory gets no more threads, and pays for none later */
-TEST_F_TIMEOUT(stack, memcg, 300)
+/* A control group with so much memory; NULL, or what there is not */
+static const char *group_make(const char *memory)
 {
-	const char *group = "/tmp/cgroup/stacks";
-	char text[32];
+	mkdir("/tmp/cgroup", 0700);
+	if (mount("none", "/tmp/cgroup", "cgroup2", 0, NULL))
+		return "no cgroup2";
+	file_write("/tmp/cgroup/cgroup.subtree_control", "+memory");
+	mkdir(GROUP, 0700);
+	if (file_write(GROUP "/memory.max", memory))
+		return NULL;
+	umount("/tmp/cgroup");
+	return "no memory controller";
+}
+
+/* A process of the group; 0 in itself */
+static pid_t group_fork(void)
+{
+	pid_t pid = fork();
+
+	if (!pid && !file_write(GROUP "/cgroup.procs", "0"))
+		_exit(1);
+	return pid;
+}
+
+/* A group pays for the stacks of its threads, to the byte, for as long as they are there */
+TEST_F_TIMEOUT(stack, memcg_charge, 300)
+{
+	const char *missing = group_make("max");
+	enum { NR = 200 };
 	int status;
 	pid_t pid;
 
-	mkdir("/tmp/cgroup", 0700);
-	if (mount("none", "/tmp/cgroup", "cgroup2", 0, NULL))
-		SKIP(return, "no cgroup2");
-	file_write("/tmp/cgroup/cgroup.subtree_control", "+memory");
-	mkdir(group, 0700);
-	if (!file_write("/tmp/cgroup/stacks/memory.max", "16M"))
-		SKIP(umount("/tmp/cgroup"); return, "no memory controller");
+	if (missing)
+		SKIP(return, "%s", missing);
+	pid = group_fork();
+	if (!pid) {
+		crew_start(&self->crew, NR);
+		pause();
+	}
+	/* The process' own one was from outside */
+	EXPECT_TRUE(WAIT_UNTIL(charged() == NR * stack_pages() * sysconf(_SC_PAGESIZE))) {
+		TH_LOG("%ld bytes for %d threads", charged(), NR);
+	}
+	EXPECT_LE(NR, figure("taken") - self->taken + elsewhere(self));
+	kill(pid, SIGKILL);
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_TRUE(WIFSIGNALED(status));
+	EXPECT_TRUE(WAIT_UNTIL(charged() == 0));
+	EXPECT_TRUE(WAIT_UNTIL(!rmdir(GROUP)));
+	umount("/tmp/cgroup");
+}
+
+/* One that has no more memory gets no more threads, and pays for none later */
+TEST_F_TIMEOUT(stack, memcg, 300)
+{
+	const char *missing = group_make("16M");
+	int status;
+	pid_t pid;
+
+	if (missing)
+		SKIP(return, "%s", missing);
 	/* All of them, or the killed ones make room for more without end */
-	ASSERT_TRUE(file_write("/tmp/cgroup/stacks/memory.oom.group", "1"));
+	ASSERT_TRUE(file_write(GROUP "/memory.oom.group", "1"));
 	/* What the kernel says of that is no complaint */
 	ASSERT_TRUE(file_write("/proc/sys/kernel/printk", "1"));
 
-	pid = fork();
+	pid = group_fork();
 	if (!pid) {
-		snprintf(text, sizeof(text), "%d", getpid());
-		file_write("/tmp/cgroup/stacks/cgroup.procs", text);
 		while ((pid = fork()) >= 0)
 			if (!pid)
 				pause();
@@ -714,8 +766,8 @@ TEST_F_TIMEOUT(stack, memcg, 300)
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
 	/* A group that something was charged to for good would not go empty */
-	EXPECT_TRUE(WAIT_UNTIL(memory_stat("kernel_stack") == 0));
-	EXPECT_TRUE(WAIT_UNTIL(!rmdir(group)));
+	EXPECT_TRUE(WAIT_UNTIL(charged() == 0));
+	EXPECT_TRUE(WAIT_UNTIL(!rmdir(GROUP)));
 	ASSERT_TRUE(file_write("/proc/sys/kernel/printk", "7"));
 	umount("/tmp/cgroup");
 	churn(_metadata, 4);
