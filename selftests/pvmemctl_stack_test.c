@@ -637,6 +637,74 @@ TEST_F_TIMEOUT(stack, off, 300)
 	EXPECT_TRUE(WAIT_UNTIL(figure("idle")));
 }
 
+/* Pages of the kernel that are reclaimable and not its caches': those of idle stacks */
+static long reclaimable(void)
+{
+	/* With what CPUs have counted for themselves so far */
+	file_text("/proc/sys/vm/stat_refresh");
+	return stat_value("/proc/vmstat", "nr_kernel_misc_reclaimable");
+}
+
+/* Idle stacks count as reclaimable, all of them and no others */
+TEST_F_TIMEOUT(stack, reclaimable, 300)
+{
+	const long pages_each = stack_pages();
+
+	EXPECT_TRUE(WAIT_UNTIL(reclaimable() == figure("idle") * pages_each));
+	ASSERT_TRUE(crew_start(&self->crew, self->many / 2));
+	EXPECT_TRUE(WAIT_UNTIL(reclaimable() == figure("idle") * pages_each));
+	EXPECT_LT(0, reclaimable());
+	crew_end(&self->crew);
+	EXPECT_TRUE(WAIT_UNTIL(reclaimable() == figure("idle") * pages_each)) {
+		TH_LOG("%ld pages, %ld stacks are idle", reclaimable(), figure("idle"));
+	}
+	ASSERT_TRUE(set_figure("enabled", "0"));
+	EXPECT_TRUE(WAIT_UNTIL(!figure("idle") && !reclaimable()));
+	ASSERT_TRUE(set_figure("enabled", "1"));
+}
+
+/* Stacks that came back with more than their top page written to */
+static long came_deep(void)
+{
+	const char *word = file_text(FIGURES "depth");
+	unsigned int pages;
+	long deep = 0;
+
+	for (pages = 0; word; pages++, word = strchr(word + 1, ' '))
+		deep += pages > 1 ? atol(word) : 0;
+	return deep;
+}
+
+/* Where there are stacks, threads come and go without a word to the host */
+TEST_F_TIMEOUT(stack, no_calls, 300)
+{
+	const long cached = 2 * sysconf(_SC_NPROCESSORS_CONF);
+	long calls, taken, deep, stacks;
+	enum { NR = 20, ROUNDS = 50 };
+	unsigned int round;
+
+	/* There are, and the pool has nothing to do but with what threads leave of a stack */
+	ASSERT_TRUE(WAIT_UNTIL(({
+		calls = figure("calls");
+		deep = came_deep();
+		ASSERT_TRUE(crew_start(&self->crew, NR));
+		crew_end(&self->crew);
+		sleep(2);
+		figure("calls") - calls <= came_deep() - deep;
+	})));
+	calls = figure("calls");
+	deep = came_deep();
+	taken = figure("taken");
+	stacks = figure("stacks");
+	for (round = 0; round < ROUNDS; round++) {
+		ASSERT_TRUE(crew_start(&self->crew, NR));
+		crew_end(&self->crew);
+		ASSERT_TRUE(WAIT_UNTIL(figure("stacks") <= stacks + cached));
+	}
+	EXPECT_LE(ROUNDS * (NR - cached), figure("taken") - taken);
+	EXPECT_GE(came_deep() - deep, figure("calls") - calls);
+}
+
 /* The device forgets the guest: what was set is set again, and zero pages stay zero */
 TEST_F_TIMEOUT(stack, reset, 300)
 {
