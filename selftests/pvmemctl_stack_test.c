@@ -27,6 +27,7 @@
 #define FIGURES		"/sys/kernel/mm/pvmemctl/stack/"
 #define CHUNKS		"/sys/kernel/debug/stack_pool/chunks"
 #define DRIVE		"/sys/kernel/debug/stack_pool_test/"
+#define TRACING		"/sys/kernel/tracing/"
 
 #define DEEP		"12800"	/* bytes: all but the last page */
 #define PATIENCE	30	/* seconds for what has to happen some time */
@@ -703,6 +704,97 @@ TEST_F_TIMEOUT(stack, no_calls, 300)
 	}
 	EXPECT_LE(ROUNDS * (NR - cached), figure("taken") - taken);
 	EXPECT_GE(came_deep() - deep, figure("calls") - calls);
+}
+
+/* Chunks that were made and given up, pages that the host took and refused */
+struct events {
+	long grown;
+	long shattered;
+	long released;
+	long refused;
+};
+
+static struct events counted(void)
+{
+	return (struct events) {
+		figure("grown"), figure("shattered"), figure("released"), figure("refused")
+	};
+}
+
+static struct events traced(void)
+{
+	unsigned int stacks, pages, ranges, refused, idle, live;
+	struct events sum = { };
+	const char *event;
+	char line[512];
+	int node, err;
+	FILE *file;
+
+	file = fopen(TRACING "trace", "r");
+	while (file && fgets(line, sizeof(line), file)) {
+		event = strstr(line, ": stack_pool_") ?: "";
+		if (sscanf(event, ": stack_pool_grow: nid=%d pfn=0x%*x stacks=%u err=%d",
+			   &node, &stacks, &err) == 3)
+			sum.grown += stacks && !err;
+		else if (sscanf(event, ": stack_pool_shrink: nid=%d pfn=0x%*x idle=%u live=%u",
+				&node, &idle, &live) == 3)
+			sum.shattered += idle > 0;
+		else if (sscanf(event, ": stack_pool_release: stacks=%u pages=%u ranges=%u "
+				"refused=%u err=%d", &stacks, &pages, &ranges, &refused,
+				&err) == 5) {
+			sum.released += pages - refused;
+			sum.refused += refused;
+		}
+	}
+	if (file)
+		fclose(file);
+	return sum;
+}
+
+/* The pool is off, and nothing goes on in it any more */
+static bool pool_off(void)
+{
+	long released;
+
+	return set_figure("enabled", "0") && WAIT_UNTIL(({
+		released = figure("released");
+		usleep(300000);
+		!figure("idle") && released == figure("released");
+	}));
+}
+
+/* The tracepoints tell of all that the figures count */
+TEST_F_TIMEOUT(stack, tracepoints, 300)
+{
+	struct events before, after, seen;
+	FILE *file;
+
+	if (access(TRACING "events/stack_pool/enable", W_OK))
+		SKIP(return, "no tracing");
+	ASSERT_TRUE(pool_off());
+	before = counted();
+	/* What it has is gone then */
+	file = fopen(TRACING "trace", "w");
+	ASSERT_NE(NULL, file);
+	fclose(file);
+	ASSERT_TRUE(file_write(TRACING "events/stack_pool/enable", "1"));
+	ASSERT_TRUE(set_figure("enabled", "1"));
+	ASSERT_TRUE(crew_start(&self->crew, 300));
+	ASSERT_TRUE(crew_order(&self->crew, GO_DEEP));
+	crew_end(&self->crew);
+	EXPECT_TRUE(WAIT_UNTIL(figure("released") >= before.released + 300));
+	ASSERT_TRUE(pool_off());
+	ASSERT_TRUE(file_write(TRACING "events/stack_pool/enable", "0"));
+	after = counted();
+	ASSERT_TRUE(set_figure("enabled", "1"));
+
+	seen = traced();
+	EXPECT_LT(0, seen.grown);
+	EXPECT_EQ(after.grown - before.grown, seen.grown);
+	EXPECT_LT(0, seen.shattered);
+	EXPECT_EQ(after.shattered - before.shattered, seen.shattered);
+	EXPECT_EQ(after.released - before.released, seen.released);
+	EXPECT_EQ(after.refused - before.refused, seen.refused);
 }
 
 /* The device forgets the guest: what was set is set again, and zero pages stay zero */
