@@ -9,6 +9,7 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <limits.h>
+#include <linux/mempolicy.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -75,11 +76,23 @@ static long stat_value(const char *path, const char *name)
 	return found;
 }
 
-enum { INTACT, ALL };
+/* Does that node have the memory at that address, by what the kernel says elsewhere? */
+static bool node_has(int node, uint64_t addr)
+{
+	const char *size = file_text("/sys/devices/system/memory/block_size_bytes");
+	char path[128];
+
+	snprintf(path, sizeof(path), "/sys/devices/system/node/node%d/memory%llu", node,
+		 (unsigned long long)addr / strtoull(size, NULL, 16));
+	return !access(path, F_OK);
+}
+
+enum { INTACT, ALL, NODE };
 
 /*
  * How many pages of chunks the host holds, or -1; of which address the last chunk is.
- * Most pages of a chunk that is shattered are not the pool's.
+ * Most pages of a chunk that is shattered are not the pool's. NODE + N are those
+ * on that node.
  */
 static long host_pages(int oracle, int which, uint64_t *last)
 {
@@ -98,6 +111,8 @@ static long host_pages(int oracle, int which, uint64_t *last)
 			   &shattered) != 5)
 			continue;
 		if (which == INTACT && shattered)
+			continue;
+		if (which >= NODE && !node_has(which - NODE, addr))
 			continue;
 		if (last)
 			*last = addr;
@@ -704,6 +719,36 @@ TEST_F_TIMEOUT(stack, no_calls, 300)
 	}
 	EXPECT_LE(ROUNDS * (NR - cached), figure("taken") - taken);
 	EXPECT_GE(came_deep() - deep, figure("calls") - calls);
+}
+
+/* Threads whose memory is to be of a node have their stacks there */
+TEST_F_TIMEOUT(stack, numa, 300)
+{
+	enum { NR = 300 };
+	long here, there;
+	int node;
+
+	if (access("/sys/devices/system/node/node1", F_OK))
+		SKIP(return, "one node only");
+	if (self->oracle < 0)
+		SKIP(return, "no oracle says what the host holds");
+	for (node = 0; node <= 1; node++) {
+		const unsigned long mask = 1UL << node;
+
+		here = host_pages(self->oracle, NODE + node, NULL);
+		there = host_pages(self->oracle, NODE + !node, NULL);
+		ASSERT_EQ(0, syscall(__NR_set_mempolicy, MPOL_BIND, &mask, 8 * sizeof(mask)));
+		ASSERT_TRUE(crew_start(&self->crew, NR));
+		ASSERT_TRUE(crew_order(&self->crew, GO_DEEP));
+		ASSERT_EQ(0, syscall(__NR_set_mempolicy, MPOL_DEFAULT, NULL, 0));
+		here = host_pages(self->oracle, NODE + node, NULL) - here;
+		there = host_pages(self->oracle, NODE + !node, NULL) - there;
+		TH_LOG("node %d: %ld pages there, %ld elsewhere", node, here, there);
+		EXPECT_LE((NR - elsewhere(self)) * 3, here);
+		EXPECT_GT(NR / 4, there);
+		crew_end(&self->crew);
+		EXPECT_TRUE(WAIT_UNTIL(figure("stacks") < NR && !figure("deep")));
+	}
 }
 
 /* Chunks that were made and given up, pages that the host took and refused */
