@@ -842,6 +842,37 @@ TEST_F_TIMEOUT(stack, tracepoints, 300)
 	EXPECT_EQ(after.refused - before.refused, seen.refused);
 }
 
+/* Tasks that have ended, by what the kernel saw of their stack: up to 8 KiB, or more */
+static long ended(bool deep)
+{
+	const char *stat = "/proc/vmstat";
+
+	if (deep)
+		return stat_value(stat, "kstack_16k") + stat_value(stat, "kstack_32k");
+	return stat_value(stat, "kstack_1k") + stat_value(stat, "kstack_2k") +
+	       stat_value(stat, "kstack_4k") + stat_value(stat, "kstack_8k");
+}
+
+/* How much of its stack a thread has used is still seen: CONFIG_DEBUG_STACK_USAGE */
+TEST_F_TIMEOUT(stack, stack_usage, 300)
+{
+	enum { NR = 200 };
+	long deep;
+
+	if (stat_value("/proc/vmstat", "kstack_1k") < 0)
+		SKIP(return, "the kernel does not look how much of a stack was used");
+	for (deep = 0; deep <= 1; deep++) {
+		const long others = ended(!deep), were = ended(deep);
+
+		ASSERT_TRUE(crew_start(&self->crew, NR));
+		if (deep)
+			ASSERT_TRUE(crew_order(&self->crew, GO_DEEP));
+		crew_end(&self->crew);
+		EXPECT_TRUE(WAIT_UNTIL(ended(deep) >= were + NR));
+		EXPECT_GT(NR / 4, ended(!deep) - others);
+	}
+}
+
 /* The device forgets the guest: what was set is set again, and zero pages stay zero */
 TEST_F_TIMEOUT(stack, reset, 300)
 {
