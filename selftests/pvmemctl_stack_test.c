@@ -87,12 +87,12 @@ static bool node_has(int node, uint64_t addr)
 	return !access(path, F_OK);
 }
 
-enum { INTACT, ALL, NODE };
+enum { INTACT, ALL, MAPPED, NODE };
 
 /*
  * How many pages of chunks the host holds, or -1; of which address the last chunk is.
- * Most pages of a chunk that is shattered are not the pool's. NODE + N are those
- * on that node.
+ * Most pages of a chunk that is shattered are not the pool's. MAPPED are also those
+ * that were only read, NODE + N are those on that node.
  */
 static long host_pages(int oracle, int which, uint64_t *last)
 {
@@ -119,7 +119,7 @@ static long host_pages(int oracle, int which, uint64_t *last)
 		if (!oracle_state(oracle, addr, size, &answer))
 			pages = -1;
 		else
-			pages += oracle_number(&answer, "resident");
+			pages += oracle_number(&answer, which == MAPPED ? "mapped" : "resident");
 	}
 	fclose(file);
 	return pages;
@@ -752,6 +752,23 @@ TEST_F_TIMEOUT(stack, numa, 300)
 		crew_end(&self->crew);
 		EXPECT_TRUE(WAIT_UNTIL(figure("stacks") < NR && !figure("deep")));
 	}
+}
+
+/* kmemleak, which reads all stacks, reads nothing of what is not used of them */
+TEST_F_TIMEOUT(stack, kmemleak, 300)
+{
+	long before, after;
+
+	if (self->oracle < 0)
+		SKIP(return, "no oracle says what the host holds");
+	if (access("/sys/kernel/debug/kmemleak", W_OK))
+		SKIP(return, "no kmemleak");
+	ASSERT_TRUE(crew_start(&self->crew, self->many));
+	before = host_pages(self->oracle, MAPPED, NULL);
+	ASSERT_TRUE(file_write("/sys/kernel/debug/kmemleak", "scan"));
+	after = host_pages(self->oracle, MAPPED, NULL);
+	TH_LOG("%ld pages before, %ld afterwards", before, after);
+	EXPECT_GT(before + self->many / 4, after);
 }
 
 /* Chunks that were made and given up, pages that the host took and refused */
