@@ -12,12 +12,23 @@
 
 #include "internal.h"
 
+/* A thread that waits sleeps on one of so many, for few to wake in vain */
+#define NR_TURNS 32
+
 struct PvmemctlLedger {
+    /* Serialises lifting and setting again; comes before the one below */
+    pthread_mutex_t lift_lock;
+
     /*
      * Protects all below, and is held across the system call for one chunk, so
-     * that ledger and memory agree.  The innermost lock.
+     * that ledger and memory agree.  The innermost lock.  Had in turns, by
+     * number: who lets it go between chunks gets it back after all who wait.
      */
-    pthread_mutex_t lock;
+    pthread_mutex_t mutex;
+    pthread_cond_t turns[NR_TURNS];
+    _Atomic unsigned next_turn;
+    unsigned turn;              /* whose it is */
+
     unsigned nr, max;           /* attributes */
     unsigned nr_cuts;
     uintptr_t *cuts;            /* where hugetlb memory was cut */
@@ -32,6 +43,32 @@ static PvmemctlKind kind_of(uint8_t code)
     return pvmemctl_function(code)->kind;
 }
 
+static void lock(PvmemctlLedger *l)
+{
+    unsigned mine = atomic_fetch_add(&l->next_turn, 1);
+
+    pthread_mutex_lock(&l->mutex);
+    while (l->turn != mine) {
+        pthread_cond_wait(&l->turns[mine % NR_TURNS], &l->mutex);
+    }
+}
+
+static void unlock(PvmemctlLedger *l)
+{
+    /* Who has a number and not the mutex yet will see it */
+    if (++l->turn != atomic_load(&l->next_turn)) {
+        pthread_cond_broadcast(&l->turns[l->turn % NR_TURNS]);
+    }
+    pthread_mutex_unlock(&l->mutex);
+}
+
+/* Between two chunks */
+static void let_others_in(PvmemctlLedger *l)
+{
+    unlock(l);
+    lock(l);
+}
+
 PvmemctlLedger *pvmemctl_ledger_new(unsigned max_ranges, uint64_t max_locked)
 {
     /* Two borders each; guard hits cut attributes in two before we know */
@@ -39,7 +76,11 @@ PvmemctlLedger *pvmemctl_ledger_new(unsigned max_ranges, uint64_t max_locked)
     PvmemctlLedger *l = calloc(1, sizeof(*l) + max * sizeof(*l->attributes));
 
     if (l) {
-        pthread_mutex_init(&l->lock, NULL);
+        pthread_mutex_init(&l->lift_lock, NULL);
+        pthread_mutex_init(&l->mutex, NULL);
+        for (int i = 0; i < NR_TURNS; i++) {
+            pthread_cond_init(&l->turns[i], NULL);
+        }
         l->max = max;
         l->cuts = calloc(2 * max, sizeof(*l->cuts));
         l->max_locked = max_locked;
@@ -55,7 +96,11 @@ PvmemctlLedger *pvmemctl_ledger_new(unsigned max_ranges, uint64_t max_locked)
 void pvmemctl_ledger_free(PvmemctlLedger *l)
 {
     if (l) {
-        pthread_mutex_destroy(&l->lock);
+        for (int i = 0; i < NR_TURNS; i++) {
+            pthread_cond_destroy(&l->turns[i]);
+        }
+        pthread_mutex_destroy(&l->mutex);
+        pthread_mutex_destroy(&l->lift_lock);
         free(l->cuts);
         free(l);
     }
@@ -358,13 +403,13 @@ int pvmemctl_ledger_apply(PvmemctlLedger *l, const void *owner, uint64_t code,
     };
     int err;
 
-    pthread_mutex_lock(&l->lock);
+    lock(l);
     if (pvmemctl_function_is_default(code, new.arg, ram->flags)) {
         err = give_back(l, kind, action, ram, new.start, new.end);
     } else {
         err = set(l, &new, action, ram);
     }
-    pthread_mutex_unlock(&l->lock);
+    unlock(l);
     return err;
 }
 
@@ -406,6 +451,13 @@ static bool is_wanted(const PvmemctlAttribute *a, const void *owner,
     return (!owner || a->owner == owner) && a->start < end && a->end > start;
 }
 
+/* What is never joined again is not cut for our convenience */
+static uintptr_t chunk_end(const PvmemctlAttribute *a, uintptr_t from,
+                           uintptr_t to)
+{
+    return to - from > PVMEMCTL_CHUNK && !a->huge ? from + PVMEMCTL_CHUNK : to;
+}
+
 /*
  * The lock is let go after each chunk, so others may change the ledger
  * meanwhile. Go on behind what was looked at last, wherever that is by then.
@@ -417,7 +469,7 @@ static unsigned undo_all(PvmemctlLedger *l, const void *owner, uintptr_t start,
     uintptr_t behind = 0;
     unsigned failed = 0, i;
 
-    pthread_mutex_lock(&l->lock);
+    lock(l);
     while ((i = find(l, kind, behind)) < l->nr) {
         PvmemctlAttribute a = l->attributes[i];
         uintptr_t from, to, chunk;
@@ -429,18 +481,15 @@ static unsigned undo_all(PvmemctlLedger *l, const void *owner, uintptr_t start,
         }
         from = a.start > start ? a.start : start;
         to = a.end < end ? a.end : end;
-        /* What is never joined again is not cut for our convenience */
-        chunk = to - from > PVMEMCTL_CHUNK && !a.huge ? from + PVMEMCTL_CHUNK
-                                                      : to;
+        chunk = chunk_end(&a, from, to);
         if (a.start == from && chunk < to && !undo_part(l, &a, from, chunk)) {
             behind = chunk;
         } else if (!undo_whole(l, &a, from, to)) {
             failed++;
         }
-        pthread_mutex_unlock(&l->lock);
-        pthread_mutex_lock(&l->lock);
+        let_others_in(l);
     }
-    pthread_mutex_unlock(&l->lock);
+    unlock(l);
     return failed;
 }
 
@@ -461,7 +510,7 @@ void pvmemctl_ledger_forget(PvmemctlLedger *l, const void *addr,
     uintptr_t start = (uintptr_t)addr, end = start + length;
     unsigned kept = 0;
 
-    pthread_mutex_lock(&l->lock);
+    lock(l);
     for (unsigned i = 0; i < l->nr; i++) {
         /* No attribute reaches from one mapping into the next */
         if (is_wanted(&l->attributes[i], NULL, start, end)) {
@@ -476,41 +525,65 @@ void pvmemctl_ledger_forget(PvmemctlLedger *l, const void *addr,
         l->kept_whole = NULL;
     }
     pvmemctl_guard_forget(addr, length);
-    pthread_mutex_unlock(&l->lock);
+    unlock(l);
 }
 
-/* Call the kernel for every protection there is, as set or as undone */
+/*
+ * Call the kernel for every protection there is, as set or as undone.  The lock
+ * is let go after each chunk.  Meanwhile protections may go, and after that
+ * there is nothing to be done; new ones come only when they are to be set.
+ */
 static unsigned each_protection(PvmemctlLedger *l, bool set)
 {
+    uintptr_t behind = 0;
     unsigned failed = 0;
 
-    for (unsigned i = find(l, PVMEMCTL_KIND_PROTECT, 0);
-         is_of(l, i, PVMEMCTL_KIND_PROTECT); i++) {
-        const PvmemctlAttribute *a = &l->attributes[i];
+    for (;;) {
+        unsigned i = find(l, PVMEMCTL_KIND_PROTECT, behind);
+        PvmemctlAttribute a;
+        uintptr_t from, to;
+        uint8_t code;
 
-        failed += !!run_code(set ? a->code : a->undo, 0, a->start, a->end);
+        if (!is_of(l, i, PVMEMCTL_KIND_PROTECT)) {
+            return failed;
+        }
+        a = l->attributes[i];
+        code = set ? a.code : a.undo;
+        from = a.start > behind ? a.start : behind;
+        to = chunk_end(&a, from, a.end);
+        if (to < a.end && !run_code(code, 0, from, to)) {
+            behind = to;
+        } else {
+            failed += !!run_code(code, 0, from, a.end);
+            behind = a.end;
+        }
+        let_others_in(l);
     }
-    return failed;
 }
 
 void pvmemctl_ledger_lift(PvmemctlLedger *l)
 {
-    pthread_mutex_lock(&l->lock);
+    pthread_mutex_lock(&l->lift_lock);
+    lock(l);
+    /* None is set from here on */
     if (!l->lifted++) {
         each_protection(l, false);
     }
-    pthread_mutex_unlock(&l->lock);
+    unlock(l);
+    pthread_mutex_unlock(&l->lift_lock);
 }
 
 unsigned pvmemctl_ledger_reapply(PvmemctlLedger *l)
 {
     unsigned failed = 0;
 
-    pthread_mutex_lock(&l->lock);
+    pthread_mutex_lock(&l->lift_lock);
+    lock(l);
     if (!--l->lifted) {
         failed = each_protection(l, true);
     }
-    pthread_mutex_unlock(&l->lock);
+    unlock(l);
+    pthread_mutex_unlock(&l->lift_lock);
     return failed;
 }
 
@@ -539,16 +612,16 @@ void pvmemctl_ledger_each(PvmemctlLedger *l,
                           void (*fn)(void *arg, const PvmemctlAttribute *a),
                           void *arg)
 {
-    pthread_mutex_lock(&l->lock);
+    lock(l);
     for (unsigned i = 0; i < l->nr; i++) {
         fn(arg, &l->attributes[i]);
     }
-    pthread_mutex_unlock(&l->lock);
+    unlock(l);
 }
 
 void pvmemctl_ledger_info(PvmemctlLedger *l, PvmemctlLedgerInfo *info)
 {
-    pthread_mutex_lock(&l->lock);
+    lock(l);
     *info = (PvmemctlLedgerInfo) {
         .attributes = l->nr,
         .protections = find(l, PVMEMCTL_KIND_PROTECT + 1, 0) -
@@ -559,39 +632,38 @@ void pvmemctl_ledger_info(PvmemctlLedger *l, PvmemctlLedgerInfo *info)
         .max_locked = l->max_locked,
         .lifted = l->lifted,
     };
-    pthread_mutex_unlock(&l->lock);
+    unlock(l);
 }
 
 const void *pvmemctl_ledger_unprotect(PvmemctlLedger *l, uintptr_t start,
                                       uintptr_t end)
 {
     const void *owner = NULL;
-    PvmemctlAttribute a;
-    unsigned i;
 
-    pthread_mutex_lock(&l->lock);
-    for (;;) {
-        i = find(l, PVMEMCTL_KIND_PROTECT, start);
+    lock(l);
+    /* Go on behind each chunk: what the guest protects there again is new */
+    while (start < end) {
+        unsigned i = find(l, PVMEMCTL_KIND_PROTECT, start);
+        PvmemctlAttribute a;
+
         if (!is_of(l, i, PVMEMCTL_KIND_PROTECT) ||
             l->attributes[i].start >= end) {
             break;
         }
-        /*
-         * The guest may have protected it again since: undone for sure.
-         * Without room for two halves all of it goes.
-         */
-        if (l->nr >= room(l) && l->attributes[i].start < start &&
-            l->attributes[i].end > end) {
-            start = l->attributes[i].start;
-            end = l->attributes[i].end;
-        }
         a = l->attributes[i];
         owner = a.owner;
-        if (undo_part(l, &a, a.start > start ? a.start : start,
-                      a.end < end ? a.end : end)) {
-            start = a.end;
+        /* Without room for two halves all of it goes */
+        if (l->nr >= room(l) && a.start < start && a.end > end) {
+            start = a.start;
+            end = a.end;
         }
+        start = a.start > start ? a.start : start;
+        a.end = chunk_end(&a, start, a.end < end ? a.end : end);
+        /* The guest may have protected it again since: undone for sure */
+        undo_part(l, &a, start, a.end);
+        start = a.end;
+        let_others_in(l);
     }
-    pthread_mutex_unlock(&l->lock);
+    unlock(l);
     return owner;
 }

@@ -4,12 +4,16 @@
  * survives is as much of a test as what is asserted.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "fake_vmm.h"
 #include "kernel_view.h"
@@ -140,6 +144,131 @@ static void a_discard_does_not_wait_for_an_attribute(void **state)
     /* It waited for us, and not we for it */
     assert_true(got_through);
     fake.on_call = NULL;
+}
+
+static void no_hit(void *arg, const void *owner, void *addr)
+{
+}
+
+/* A CPU that waits for the ledger gets it before the next chunk of another's */
+
+static PvmemctlCore *bystander;
+static _Atomic pid_t waiting;
+static _Atomic unsigned got_in;
+static unsigned chunks, passed_over;
+static uint64_t longest;
+static pthread_t waiter;
+
+/* Does the thread sleep for a lock of the ledger?  The kernel says on what. */
+static bool sleeps_on_ledger(pid_t tid)
+{
+    char name[64];
+    uintptr_t addr;
+    long nr;
+    FILE *f;
+    bool sleeps;
+
+    snprintf(name, sizeof(name), "/proc/self/task/%d/syscall", (int)tid);
+    f = fopen(name, "r");
+    assert_non_null(f);
+    /* Or it says "running" */
+    sleeps = fscanf(f, "%ld %" SCNxPTR, &nr, &addr) == 2 && nr == SYS_futex &&
+             addr - (uintptr_t)ledger < page_size;
+    fclose(f);
+    return sleeps;
+}
+
+static void *wait_for_ledger(void *arg)
+{
+    waiting = syscall(SYS_gettid);
+    return (void *)(uintptr_t)ring_doorbell(bystander, CONNECTION(0));
+}
+
+static int count_chunks(SysCall call, char *addr, uint64_t length, int value)
+{
+    uint64_t end = now_ms() + PATIENCE_S * 1000;
+
+    if (addr - (char *)host(BIG, 0) >= (ptrdiff_t)BIG_SIZE ||
+        addr < (char *)host(BIG, 0)) {
+        got_in = 1;
+        return 0;
+    }
+    /* The ledger touches a page for itself */
+    if (call == CALL_MADVISE && value == MADV_POPULATE_WRITE) {
+        return 0;
+    }
+    longest = length > longest ? length : longest;
+    if (!chunks++) {
+        waiter = start(wait_for_ledger, 0);
+        while (!waiting || !sleeps_on_ledger(waiting)) {
+            assert_true(now_ms() < end);
+            sched_yield();
+        }
+    } else {
+        passed_over += !got_in;
+    }
+    return 0;
+}
+
+static void does_protect(void)
+{
+    put_request(BUFFER(0), MEMCTL_MPROTECT_R, gpa(BIG, 0), BIG_SIZE, 0);
+    assert_true(ring_doorbell(core, CONNECTION(0)));
+    assert_int_equal(get_answer(BUFFER(0)).ret_errno, 0);
+}
+
+static void does_lift(void)
+{
+    pvmemctl_ledger_lift(ledger);
+}
+
+static void does_reapply(void)
+{
+    assert_int_equal(pvmemctl_ledger_reapply(ledger), 0);
+}
+
+static void does_unprotect(void)
+{
+    /* Takes no lock, and is one call */
+    assert_true(pvmemctl_guard_lift_all(ledger));
+    fake.on_call = count_chunks;
+    assert_int_equal(pvmemctl_guard_collect(ledger, no_hit, NULL), 1);
+}
+
+static void does_reset(void)
+{
+    assert_int_equal(pvmemctl_core_reset(core), 0);
+}
+
+static void nobody_waits_for_two_chunks(void **state)
+{
+    static void (*const jobs[])(void) = {
+        does_protect, does_lift, does_reapply, does_unprotect, does_protect,
+        does_reset,
+    };
+    PvmemctlCore *one = core;
+
+    bystander = make_core(&all_options);
+    connect_buffers(1);
+    core = bystander;
+    assert_int_equal(command(MEMCTL_CMD_RESET), MEMCTL_ANSWER_ACK);
+    assert_int_equal(register_buffer(BUFFER(1)), MEMCTL_ANSWER_ACK);
+    assert_int_equal(command(MEMCTL_CMD_READY), MEMCTL_ANSWER_ACK);
+    core = one;
+    for (unsigned i = 0; i < ARRAY_SIZE(jobs); i++) {
+        put_request(BUFFER(1), i % 2 ? MEMCTL_DODUMP : MEMCTL_DONTDUMP,
+                    gpa(LEFT, 0), page_size, 0);
+        waiting = got_in = chunks = passed_over = longest = 0;
+        fake.on_call = jobs[i] == does_unprotect ? NULL : count_chunks;
+        jobs[i]();
+        assert_true(finish(waiter));
+        fake.on_call = NULL;
+        assert_int_equal(get_answer(BUFFER(1)).ret_errno, 0);
+        assert_int_equal(longest, PVMEMCTL_CHUNK);
+        assert_int_equal(chunks, BIG_SIZE / PVMEMCTL_CHUNK);
+        assert_int_equal(passed_over, 0);
+    }
+    drop_core(bystander);
 }
 
 /* RESET waits for a doorbell, which gets no answer then and does no more */
@@ -303,10 +432,6 @@ static void count_attribute(void *arg, const PvmemctlAttribute *a)
     ++*(unsigned *)arg;
 }
 
-static void no_hit(void *arg, const void *owner, void *addr)
-{
-}
-
 static void *storm_vmm(void *arg)
 {
     while (!storm_over) {
@@ -366,6 +491,7 @@ static void storm(void **state)
 static const struct CMUnitTest concurrency_tests[] = {
     TEST(two_doorbells_are_in_the_device_at_once),
     TEST(a_discard_does_not_wait_for_an_attribute),
+    TEST(nobody_waits_for_two_chunks),
     TEST(a_reset_waits_for_doorbells),
     TEST(a_command_during_a_command_is_ignored),
     TEST(storm),
