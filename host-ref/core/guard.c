@@ -122,10 +122,9 @@ bool pvmemctl_guard_lift(void *addr)
 
 bool pvmemctl_guard_lift_all(PvmemctlLedger *ledger)
 {
-    PvmemctlLedgerInfo info;
+    unsigned removals;
 
-    pvmemctl_ledger_info(ledger, &info);
-    if (!info.protections) {
+    if (!pvmemctl_ledger_protects(ledger, 0, &removals)) {
         return false;
     }
     for (int i = 0; i < WATCHED_MAX; i++) {
@@ -134,6 +133,24 @@ bool pvmemctl_guard_lift_all(PvmemctlLedger *ledger)
         }
     }
     return true;
+}
+
+bool pvmemctl_guard_fault(PvmemctlLedger *ledger, void *addr, unsigned *seen)
+{
+    unsigned before = *seen;
+
+    if (addr && !find((uintptr_t)addr)) {
+        return false;
+    }
+    if (pvmemctl_ledger_protects(ledger, (uintptr_t)addr, seen)) {
+        if (addr) {
+            return pvmemctl_guard_lift(addr);
+        }
+        /* Nothing may be left to lift, if another was faster just now */
+        pvmemctl_guard_lift_all(ledger);
+        return true;
+    }
+    return *seen != before;
 }
 
 /* Somewhere in a mapping that was hit; its start if nothing was noted */

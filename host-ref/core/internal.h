@@ -151,6 +151,13 @@ int pvmemctl_ledger_apply(PvmemctlLedger *ledger, const void *owner,
 const void *pvmemctl_ledger_unprotect(PvmemctlLedger *ledger,
                                       uintptr_t start, uintptr_t end);
 
+/*
+ * Is there a protection on @addr, 0: anywhere?  Sets *@removals to how many have
+ * been taken off by now.
+ */
+bool pvmemctl_ledger_protects(PvmemctlLedger *ledger, uintptr_t addr,
+                              unsigned *removals);
+
 /* guard.c */
 
 /* A guest may protect memory of this mapping from now on; false: too many */

@@ -34,6 +34,7 @@ struct PvmemctlLedger {
     uintptr_t *cuts;            /* where hugetlb memory was cut */
     uint64_t locked, max_locked;
     unsigned lifted;            /* by so many the protections are off */
+    unsigned removals;          /* of protections, since the beginning */
     void *kept_whole;           /* the last mapping of keep_whole() */
     PvmemctlAttribute attributes[]; /* by kind, then address; no two overlap */
 };
@@ -214,6 +215,7 @@ static int set_range(PvmemctlLedger *l, PvmemctlKind kind, uintptr_t start,
         return ENOSPC;
     }
     l->locked = locked;
+    l->removals += kind == PVMEMCTL_KIND_PROTECT && !new;
     memmove(&l->attributes[first + nr], &l->attributes[last],
             (l->nr - last) * sizeof(put[0]));
     memcpy(&l->attributes[first], put, nr * sizeof(put[0]));
@@ -633,6 +635,21 @@ void pvmemctl_ledger_info(PvmemctlLedger *l, PvmemctlLedgerInfo *info)
         .lifted = l->lifted,
     };
     unlock(l);
+}
+
+bool pvmemctl_ledger_protects(PvmemctlLedger *l, uintptr_t addr,
+                              unsigned *removals)
+{
+    bool protects;
+    unsigned i;
+
+    lock(l);
+    i = find(l, PVMEMCTL_KIND_PROTECT, addr);
+    protects = is_of(l, i, PVMEMCTL_KIND_PROTECT) &&
+               (!addr || l->attributes[i].start <= addr);
+    *removals = l->removals;
+    unlock(l);
+    return protects;
 }
 
 const void *pvmemctl_ledger_unprotect(PvmemctlLedger *l, uintptr_t start,

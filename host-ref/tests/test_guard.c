@@ -306,6 +306,54 @@ static void all_protections_can_be_lifted_at_once(void **state)
     assert_int_equal(collect(), 0);
 }
 
+/* Two vCPUs under KVM meet the same protection; the second is late */
+static void what_another_has_lifted_is_tried_again_once(void **state)
+{
+    static const uint64_t undo[] = { 0, MEMCTL_MPROTECT_RW, MEMCTL_MPROTECT_W };
+    void *page = host(LEFT, 4);
+    unsigned first = 0, late = 0;
+
+    for (unsigned i = 0; i < 2 * ARRAY_SIZE(undo); i++) {
+        void *addr = i % 2 ? NULL : page;
+
+        assert_done(MEMCTL_MPROTECT_NONE, gpa(LEFT, 4), page_size, 0);
+        if (undo[i / 2]) {
+            assert_done(undo[i / 2], gpa(LEFT, 4), page_size, 0);
+            assert_true(pvmemctl_guard_fault(ledger, addr, &first));
+            assert_int_equal(collect(), 0);
+        } else {
+            assert_true(pvmemctl_guard_fault(ledger, addr, &first));
+            assert_true(only_protected(LEFT, 0, REGION_PAGES, "rw-"));
+            assert_int_equal(collect(), 1);
+        }
+        assert_true(pvmemctl_guard_fault(ledger, addr, &late));
+        /* And if it fails again, that is for something else */
+        assert_false(pvmemctl_guard_fault(ledger, addr, &late));
+    }
+    assert_done(MEMCTL_MPROTECT_NONE, gpa(LEFT, 4), page_size, 0);
+    assert_int_equal(pvmemctl_core_reset(core), 0);
+    assert_true(pvmemctl_guard_fault(ledger, page, &late));
+    assert_false(pvmemctl_guard_fault(ledger, page, &late));
+    assert_int_equal(faults, 0);
+}
+
+static void a_fault_for_something_else_lifts_nothing(void **state)
+{
+    unsigned seen = 0;
+
+    assert_false(pvmemctl_guard_fault(ledger, NULL, &seen));
+    assert_done(MEMCTL_MPROTECT_R, gpa(LEFT, 2), 2 * page_size, 0);
+    assert_false(pvmemctl_guard_fault(ledger, host(LEFT, 1), &seen));
+    assert_false(pvmemctl_guard_fault(ledger, host(LEFT, 4), &seen));
+    assert_false(pvmemctl_guard_fault(ledger, host(RIGHT, 2), &seen));
+    assert_done(MEMCTL_MPROTECT_RW, gpa(LEFT, 3), page_size, 0);
+    /* Nobody has ever protected this */
+    assert_false(pvmemctl_guard_fault(ledger, host(RIGHT, 2), &seen));
+    assert_true(pvmemctl_guard_fault(ledger, host(LEFT, 4), &seen));
+    assert_int_equal(collect(), 0);
+    assert_true(only_protected(LEFT, 2, 1, "r--"));
+}
+
 static void hits_of_a_mapping_that_is_gone_are_not_told(void **state)
 {
     assert_done(MEMCTL_MPROTECT_NONE, gpa(LEFT, 0), REGION_SIZE, 0);
@@ -458,6 +506,8 @@ static const struct CMUnitTest guard_tests[] = {
     GUARD_TEST(two_hits_of_a_page_are_one),
     GUARD_TEST(what_was_protected_again_meanwhile_is_open),
     GUARD_TEST(all_protections_can_be_lifted_at_once),
+    GUARD_TEST(what_another_has_lifted_is_tried_again_once),
+    GUARD_TEST(a_fault_for_something_else_lifts_nothing),
     GUARD_TEST(hits_of_a_mapping_that_is_gone_are_not_told),
     GUARD_TEST_HUGE(a_hit_of_a_huge_page_lifts_the_whole_mapping),
     GUARD_TEST(the_device_gets_over_a_protected_buffer),

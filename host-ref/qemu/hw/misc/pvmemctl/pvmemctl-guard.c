@@ -145,39 +145,32 @@ static void pvmemctl_collect(EventNotifier *n)
     }
 }
 
-/* A guest-physical address; takes the protection off its page */
-static bool pvmemctl_lift_gpa(hwaddr gpa)
-{
-    MemoryRegionSection section = memory_region_find(get_system_memory(), gpa,
-                                                     1);
-    bool lifted = false;
-
-    if (section.mr) {
-        lifted = memory_region_is_ram(section.mr) &&
-                 pvmemctl_guard_lift(memory_region_get_ram_ptr(section.mr) +
-                                     section.offset_within_region);
-        memory_region_unref(section.mr);
-    }
-    return lifted;
-}
-
 bool pvmemctl_guard_kvm_fault(bool has_gpa, uint64_t gpa)
 {
+    static __thread unsigned seen;
     PvmemctlLedger *ledger = pvmemctl_process.ledger;
-    PvmemctlLedgerInfo info;
-    bool lifted;
+    MemoryRegionSection section;
+    bool again = false;
 
     if (!ledger) {
         return false;
     }
-    /* What was lifted leaves the ledger: this cannot go on for ever */
-    pvmemctl_ledger_info(ledger, &info);
-    lifted = info.protections && (has_gpa ? pvmemctl_lift_gpa(gpa)
-                                          : pvmemctl_guard_lift_all(ledger));
-    if (lifted) {
+    if (!has_gpa) {
+        again = pvmemctl_guard_fault(ledger, NULL, &seen);
+    } else {
+        section = memory_region_find(get_system_memory(), gpa, 1);
+        if (section.mr && memory_region_is_ram(section.mr)) {
+            void *addr = memory_region_get_ram_ptr(section.mr) +
+                         section.offset_within_region;
+
+            again = pvmemctl_guard_fault(ledger, addr, &seen);
+        }
+        memory_region_unref(section.mr);
+    }
+    if (again) {
         event_notifier_set(&hit_notifier);
     }
-    return lifted;
+    return again;
 }
 
 void pvmemctl_protections_lift(void)

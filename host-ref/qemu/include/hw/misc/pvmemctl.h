@@ -12,7 +12,8 @@
  * @has_gpa: the exit says where
  * @gpa: guest-physical address
  *
- * Takes the protection away that may have caused that.  Without the BQL.
+ * Takes the protection away that may have caused that.  Without the BQL, in the
+ * vCPU's thread.
  *
  * Returns: true if the vCPU can be run again.
  */
