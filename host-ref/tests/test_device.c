@@ -42,7 +42,23 @@ static void assert_broken(void)
 static void a_device_is_broken_at_power_on(void **state)
 {
     assert_int_equal(read_payload(), 0);
+    assert_int_equal(pvmemctl_core_read(core, MEMCTL_REG_COMMAND, 4), ERROR);
     assert_broken();
+}
+
+static void no_command_but_register_answers_in_the_payload(void **state)
+{
+    static const uint32_t commands[] = {
+        MEMCTL_CMD_RESET, MEMCTL_CMD_DISCONNECT, MEMCTL_CMD_REGISTER,
+        MEMCTL_CMD_READY, ACK, ERROR,
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(commands); i++) {
+        connect_buffers(2);
+        assert_int_not_equal(read_payload(), 0);
+        command(commands[i]);
+        assert_int_equal(read_payload(), 0);
+    }
 }
 
 static void a_device_is_broken_after_a_system_reset(void **state)
@@ -50,6 +66,7 @@ static void a_device_is_broken_after_a_system_reset(void **state)
     connect_buffers(2);
     pvmemctl_core_reset(core);
     assert_int_equal(read_payload(), 0);
+    assert_int_equal(pvmemctl_core_read(core, MEMCTL_REG_COMMAND, 4), ERROR);
     assert_broken();
 
     assert_int_equal(command(MEMCTL_CMD_RESET), ACK);
@@ -628,6 +645,7 @@ static void a_hostile_guest_does_no_harm(void **state)
 static const struct CMUnitTest device_tests[] = {
     TEST(a_device_is_broken_at_power_on),
     TEST_1_0(a_device_is_broken_at_power_on),
+    TEST(no_command_but_register_answers_in_the_payload),
     TEST(a_device_is_broken_after_a_system_reset),
     TEST(the_handshake_is_acknowledged),
     TEST_1_0(the_handshake_is_acknowledged),

@@ -620,6 +620,82 @@ static void a_doorbell_carries_no_more_than_a_gigabyte(void **state)
     assert_vector(E2BIG, 1, 0, MEMCTL_DONTNEED, ranges, 5);
 }
 
+static void of_several_refusals_the_first_is_told(void **state)
+{
+    const uint64_t last = REGION_PAGES - 1, limit = PVMEMCTL_DOORBELL_MAX;
+    const struct memctl_vmm_range too_long = { gpa(SHARED, 0) + 1, 2 * limit };
+    const struct memctl_vmm_range odd = { gpa(ROM, 0) + 1, page_size };
+    PvmemctlOptions options = all_options;
+
+    options.allowed &= ~BIT(MEMCTL_COLD);
+    new_core(&options);
+    fake.regions[SHARED].flags |= PVMEMCTL_RAM_NO_MERGE;
+    fake.begin_errno[PVMEMCTL_DISCARDS] = EBUSY;
+
+    assert_refused(EOPNOTSUPP, 15, too_long.addr, too_long.length, 0);
+    assert_refused(EPERM, MEMCTL_COLD, too_long.addr, too_long.length, 0);
+    assert_refused(EINVAL, MEMCTL_VECTOR, TABLE + 1, MEMCTL_VECTOR_MAX + 1, 15);
+    assert_refused(EPERM, MEMCTL_VECTOR, TABLE + 1, MEMCTL_VECTOR_MAX + 1,
+                   MEMCTL_COLD);
+    assert_refused(E2BIG, MEMCTL_VECTOR, TABLE + 1, MEMCTL_VECTOR_MAX + 1,
+                   MEMCTL_MERGEABLE);
+    assert_hinted(E2BIG, limit, MEMCTL_MERGEABLE, too_long.addr,
+                  too_long.length, 0);
+    assert_hinted(EINVAL, page_size, MEMCTL_MERGEABLE, odd.addr, odd.length, 0);
+    /* The first page alone is EPERM or EOPNOTSUPP, the second is ROM */
+    assert_refused(EINVAL, MEMCTL_MERGEABLE, gpa(SHARED, last), 2 * page_size,
+                   0);
+    assert_refused(EINVAL, MEMCTL_DONTNEED, gpa(SHARED, last), 2 * page_size,
+                   0);
+    assert_refused(EPERM, MEMCTL_MERGEABLE, gpa(SHARED, last), page_size, 0);
+    assert_refused(EOPNOTSUPP, MEMCTL_DONTNEED, gpa(SHARED, last), page_size,
+                   0);
+    assert_refused(EBUSY, MEMCTL_DONTNEED, gpa(LEFT, 0), page_size, 0);
+
+    /* Of a VECTOR there is no limit and no alignment in the value */
+    assert_vector(E2BIG, 0, 0, MEMCTL_MERGEABLE, &too_long, 1);
+    assert_vector(EINVAL, 0, 0, MEMCTL_MERGEABLE, &odd, 1);
+}
+
+static void what_is_refused_late_has_no_code(void **state)
+{
+    const struct {
+        struct memctl_vmm_range range;
+        uint32_t err;
+    } refused[] = {
+        { { gpa(ROM, 0), page_size }, EINVAL },
+        { { gpa(LEFT, 3) + 1, page_size }, EINVAL },
+        { { gpa(RIGHT, 0), page_size }, EPERM },
+        { { gpa(SHARED, 0), page_size }, EOPNOTSUPP },
+        { { gpa(BIG, 0), PVMEMCTL_DOORBELL_MAX }, E2BIG },
+    };
+
+    if (!has_ksm()) {
+        skip();
+    }
+    fake.regions[RIGHT].flags |= PVMEMCTL_RAM_NO_MERGE;
+    for (unsigned i = 0; i < ARRAY_SIZE(refused); i++) {
+        const struct memctl_vmm_range ranges[] = {
+            { gpa(LEFT, 0), page_size }, refused[i].range,
+        };
+        struct memctl_vmm_ret ret = vector(MEMCTL_MERGEABLE, ranges, 2);
+
+        assert_int_equal(ret.ret_errno, refused[i].err);
+        assert_int_equal(ret.ret_code, 0);
+        assert_int_equal(ret.ret_value, 1);
+        if (refused[i].err != E2BIG) {
+            ret = vector(MEMCTL_MERGEABLE, ranges + 1, 1);
+            assert_int_equal(ret.ret_errno, refused[i].err);
+            assert_int_equal(ret.ret_code, MEMCTL_VECTOR);
+            assert_int_equal(ret.ret_value, 0);
+        }
+    }
+    /* New protections while memory is being copied: the ledger says no */
+    pvmemctl_ledger_lift(ledger);
+    assert_failed(EBUSY, MEMCTL_MPROTECT_R, gpa(LEFT, 0), page_size, 0);
+    pvmemctl_ledger_reapply(ledger);
+}
+
 static void a_1_0_host_does_all_at_once(void **state)
 {
     fake.interrupt_at = 1;
@@ -779,6 +855,8 @@ static const struct CMUnitTest request_tests[] = {
     TEST(a_vector_says_where_it_stopped),
     TEST(what_moves_data_stops_after_64_mib),
     TEST(a_doorbell_carries_no_more_than_a_gigabyte),
+    TEST(of_several_refusals_the_first_is_told),
+    TEST(what_is_refused_late_has_no_code),
     TEST_1_0(a_1_0_host_does_all_at_once),
     TEST(eagain_of_the_kernel_is_no_eagain_of_the_protocol),
     TEST_1_0(eagain_of_the_kernel_is_no_eagain_of_the_protocol),
