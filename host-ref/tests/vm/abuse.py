@@ -18,6 +18,10 @@ from reset import DRIVER
 
 SECONDS = int(sys.argv.pop(1)) if sys.argv[1:] and sys.argv[1].isdigit() else 60
 CPUS = 8
+# The device allocates nothing for a call. All in all this levels off at 1.4 MiB after
+# 20 s, 0.4 of it what TCG takes for eight CPUs that just run programs; to leak 16
+# bytes with each answer takes 12 MiB of two million calls.
+MAY_GROW = 3 * MIB
 
 
 def own_memory(guest):
@@ -44,14 +48,14 @@ COMMANDS = [0, 1, 0x7fffffff, 0x80000008, 0x80000fff, 0xffffffff, 0x060FE6D2,
 def abuse(tap):
     with Vm(device=("allow=all", "on-guard=log"), smp=CPUS) as guest:
         device = guest.agent.run(f"cd {DRIVER} && echo 0000:*").split()[0]
-        mappings = guest.mappings()
+        mappings, memory = guest.mappings(), own_memory(guest)
         with tap.test(f"{SECONDS} s of abuse"):
             guest.agent.ask(f"abuse {CPUS}")
             guest.agent.run(
                 f"cd {DRIVER} && (while [ ! -e /tmp/stop ]; do"
                 f" echo {device} >unbind; sleep 0.2; echo {device} >bind;"
                 " sleep 1; done; touch /tmp/stopped) >/dev/null 2>&1 &")
-            start, warm, most = time.monotonic(), 0, 0
+            start, held, most = time.monotonic(), 0, 0
             poke = 0
             while time.monotonic() < start + SECONDS:
                 time.sleep(0.5)
@@ -61,15 +65,14 @@ def abuse(tap):
                 poke += 1
                 info = guest.info()
                 assert info["ranges"] <= info["max-ranges"], info["ranges"]
-                if not warm and time.monotonic() > start + SECONDS / 4:
-                    warm = own_memory(guest)
+                held = max(held, own_memory(guest))
                 most = max(most, guest.mappings())
-            grown = own_memory(guest) - warm
+            grown = held - memory
             calls = int(guest.agent.ask("rounds")[0])
             print(f"# {calls} calls; {grown // 1024} KiB more memory,"
                   f" {most - mappings} more mappings at most")
             assert calls > 1000, calls
-            assert grown < 16 * MIB, f"{grown} bytes"
+            assert grown < MAY_GROW, f"{grown} bytes"
             assert most <= mappings + info["max-ranges"], most
         with tap.test("the guest comes out of it"):
             guest.agent.run("touch /tmp/stop")
