@@ -1462,20 +1462,32 @@ TEST_F(guard, kernel_reads)
 	open_all(_metadata, m);
 }
 
-TEST_F(guard, kernel_writes)
+static void kernel_writes(struct __test_metadata *_metadata, FIXTURE_DATA(memory) *m,
+			  uint64_t func)
 {
-	FIXTURE_DATA(memory) *m = &self->memory;
 	size_t at = m->length / 2 + 16;
 	unsigned char copy[64] = "";
 	int fds[2];
 
 	ASSERT_EQ(0, pipe(fds));
-	protect_all(_metadata, m, MEMCTL_MPROTECT_R);
+	protect_all(_metadata, m, func);
 	EXPECT_EQ(sizeof(copy), write(fds[1], copy, sizeof(copy)));
 	EXPECT_EQ(sizeof(copy), read(fds[0], m->mem + at, sizeof(copy)));
-	expect_one_hit(_metadata, m, MEMCTL_MPROTECT_R, at);
+	expect_one_hit(_metadata, m, func, at);
 	EXPECT_TRUE(all_bytes(m->mem + at, sizeof(copy), 0));
 	open_all(_metadata, m);
+	EXPECT_TRUE(all_bytes(m->mem, at, PATTERN));
+	EXPECT_TRUE(all_bytes(m->mem + at + sizeof(copy), m->length - at - sizeof(copy), PATTERN));
+}
+
+TEST_F(guard, kernel_writes)
+{
+	kernel_writes(_metadata, &self->memory, MEMCTL_MPROTECT_NONE);
+}
+
+TEST_F(guard, kernel_writes_read_only)
+{
+	kernel_writes(_metadata, &self->memory, MEMCTL_MPROTECT_R);
 }
 
 TEST_F(guard, other_process_reads)

@@ -2,7 +2,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Somebody touches what the guest has protected: the VM lives, and it is told."""
 
+import contextlib
+import re
 import sys
+import tempfile
 
 import vm
 from vm import MIB, PAGE, Skip, Vm
@@ -141,5 +144,109 @@ def disk_dma(tap):
         disk.unlink()
 
 
+class Gdb:
+    """A debugger at QEMU's gdbstub: its remote protocol, on guest-physical memory."""
+
+    def __init__(self, path):
+        self.sock = vm.oracle.connect(path)
+        self.sock.settimeout(vm.PATIENCE)
+        self.input = self.sock.makefile("rb")
+        assert self.ask("Qqemu.PhyMemMode:1") == "OK"
+
+    def ask(self, request):
+        self.sock.sendall(f"${request}#{sum(request.encode()) % 256:02x}".encode())
+        assert self.input.read(1) == b"+", request
+        answer = b""
+        while not answer.endswith(b"#"):
+            answer += self.input.read(1) or b"#"
+        answer = answer.removeprefix(b"$")[:-1]
+        assert int(self.input.read(2), 16) == sum(answer) % 256, answer
+        self.sock.sendall(b"+")
+        return answer.decode()
+
+    def read(self, gpa, length):
+        return bytes.fromhex(self.ask(f"m{gpa:x},{length:x}"))
+
+    def write(self, gpa, data):
+        assert self.ask(f"M{gpa:x},{len(data):x}:{data.hex()}") == "OK"
+
+    def close(self):
+        assert self.ask("D") == "OK"        # which continues the guest
+        self.input.close()
+        self.sock.close()
+
+
+def gdbstub(tap):
+    """A debugger gets what it wants, and each access is a hit."""
+    with tempfile.TemporaryDirectory() as at, Vm(device=("allow=all",), qemu=(
+            "-gdb", f"unix:{at}/gdb,server=on,wait=off")) as guest:
+        area = guest.area(16 * PAGE)
+        area.fill(3)
+        before = [guest.read(gpa) for gpa in area.gpas]
+        # Another page each time, between others that stay as they are
+        for page, code, name, access in (
+                (1, vm.PROTECT_NONE, "reads what may not be touched", "read"),
+                (4, vm.PROTECT_NONE, "writes what may not be touched", "write"),
+                (7, vm.PROTECT_R, "writes what may be read", "write"),
+                (10, vm.PROTECT_R, "reads what may be read", None)):
+            with tap.test(f"a debugger {name}"):
+                gpa = area.gpa(page)
+                usual = {vm.PROTECT_R: "r--", vm.PROTECT_NONE: "---"}[code]
+                for i in page - 1, page, page + 1:
+                    guest.agent.do(code, area.gpa(i))
+                hits = guest.info()["guard-hits"]
+                guest.qmp.events.clear()
+                with contextlib.closing(Gdb(f"{at}/gdb")) as gdb:
+                    if access == "write":
+                        data = VALUE.to_bytes(8, "little")
+                        gdb.write(gpa + 16, data)
+                        before[page] = before[page][:16] + data + before[page][24:]
+                    else:
+                        # The second time, nothing is in its way
+                        for _ in range(2):
+                            assert gdb.read(gpa + 16, 64) == before[page][16:80]
+                    if access:
+                        event = guest.qmp.wait_event("PVMEMCTL_GUARD_HIT")
+                        assert (event["gpa"], event["hits"]) == (gpa + 16, 1), event
+                    assert guest.info()["guard-hits"] == hits + bool(access)
+                    assert [guest.page(area.gpa(page + i))[0] for i in (-1, 0, 1)] == [
+                        usual, "rw-" if access else usual, usual]
+                    assert [guest.read(gpa) for gpa in area.gpas] == before
+                assert guest.agent.ask("ping") == guest.boot
+                for i in page - 1, page, page + 1:
+                    guest.agent.do(vm.PROTECT_RW, area.gpa(i))
+        with tap.test("the guest has what the debugger wrote"):
+            for page in 4, 7:
+                said = guest.agent.ask(f"read {area.id} {page * PAGE + 16}")
+                assert said == [hex(VALUE)], said
+            assert area.check(3) == (2, 0)
+            guest.power_off()
+
+
+def fetch(tap):
+    """Kernel code that may not be touched runs; a hit, which is at its first byte."""
+    # getpriority() and setpriority(), and nothing before did
+    nice = "renice -n 5 -p $$; awk '{ print $19 }' /proc/$$/stat"
+    with tap.test("the guest's kernel fetches what may not be touched"), \
+            Vm(device=("allow=all", "on-guard=log")) as guest:
+        start = int(re.search(r"([0-9a-f]+)-.*Kernel code", guest.agent.run(
+            "cat /proc/iomem")).group(1), 16)
+        symbols = {words[2]: int(words[0], 16) for words in map(str.split, guest.agent.run(
+            "grep -wE '_text|__x64_sys_getpriority' /proc/kallsyms").splitlines())}
+        gpa = start + symbols["__x64_sys_getpriority"] - symbols["_text"]
+        page = gpa & -PAGE
+        code = guest.read(page)
+        guest.agent.do(vm.PROTECT_NONE, page)
+        assert guest.page(page)[0] == "---"
+        guest.qmp.events.clear()
+        assert guest.agent.run(nice) == "5\n"
+        event = guest.qmp.wait_event("PVMEMCTL_GUARD_HIT")
+        assert event["gpa"] == gpa, (event, hex(gpa))
+        assert guest.page(page)[0] == "rw-" and guest.read(page) == code
+        assert guest.agent.run(nice) == "5\n"
+        assert guest.info()["guard-hits"] == 1
+        guest.power_off()
+
+
 if __name__ == "__main__":
-    sys.exit(vm.main(on_stop, on_log, on_mce, disk_dma))
+    sys.exit(vm.main(on_stop, on_log, on_mce, disk_dma, gdbstub, fetch))
