@@ -4,6 +4,7 @@
 several nodes, memory that is plugged in and out."""
 
 import sys
+import time
 
 import vm
 from vm import MIB, PAGE, Skip, Vm
@@ -76,6 +77,41 @@ def balloon(tap):
                       512 * MIB, "the balloon shrinks")
         said = guest.agent.ask("unload")
         assert said[3:] == ["0", "0"], said
+        guest.power_off()
+
+
+def locked_balloon(tap):
+    """What the guest has locked, the host does not give away, and says so, but not often."""
+    with tap.test("a balloon takes what is locked"), Vm(
+            device=("allow=all",), qemu=("-device", "virtio-balloon")) as guest:
+        area = guest.area(64 * MIB)
+        area.fill(1)
+        locked = area.gpas[:4096]
+        runs = []
+        for gpa in locked:
+            if runs and sum(runs[-1]) == gpa:
+                runs[-1][1] += PAGE
+            else:
+                runs.append([gpa, PAGE])
+        for gpa, length in runs:
+            guest.agent.do(vm.MLOCK, gpa, length)
+        area.free()
+        start = time.monotonic()
+        guest.qmp.command("balloon", value=48 * MIB)
+        # The rest of the area tells that it is the balloon's by now
+        others = area.gpas[4096::512]
+        vm.wait_until(lambda: sum(map(guest.is_backed, others)) < len(others) / 4,
+                      "the balloon grows")
+        lines = guest.qemu_log().count("\n")
+        seconds = time.monotonic() - start
+        print(f"# {lines} lines in {seconds:.0f} s")
+        assert 1 <= lines <= seconds + 1, guest.qemu_log()[-2000:]
+        for gpa in locked[::512]:
+            assert guest.is_backed(gpa) and "lo" in guest.page(gpa)[2], hex(gpa)
+        guest.qmp.command("balloon", value=256 * MIB)
+        for gpa, length in runs:
+            guest.agent.do(vm.MUNLOCK, gpa, length)
+        assert not guest.info()["locked"]
         guest.power_off()
 
 
@@ -205,4 +241,4 @@ def dimm(tap):
 
 
 if __name__ == "__main__":
-    sys.exit(vm.main(sandbox, balloon, nodes, virtio_mem, dimm))
+    sys.exit(vm.main(sandbox, balloon, locked_balloon, nodes, virtio_mem, dimm))
