@@ -117,6 +117,7 @@ static bool mapping_starts(const char *line, uintptr_t *start, uintptr_t *end)
 }
 
 #define CLEAN "Private_Clean:"
+#define SWAPPED "Swap:"
 #define REFERENCED "Referenced:"
 
 /* The file as it was last read */
@@ -186,6 +187,12 @@ unsigned clean_pages(int region)
 {
     read_smaps();
     return count(region, CLEAN);
+}
+
+unsigned swapped_pages(int region)
+{
+    read_smaps();
+    return count(region, SWAPPED);
 }
 
 unsigned referenced_pages(int region)

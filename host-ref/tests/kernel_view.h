@@ -38,6 +38,9 @@ unsigned pages_held(int region, unsigned first, unsigned nr);
 /* Pages of a region's first mapping that are not dirty (smaps) */
 unsigned clean_pages(int region);
 
+/* Pages of a region's first mapping that are in swap, shared ones too (smaps) */
+unsigned swapped_pages(int region);
+
 /* Pages of a region's first mapping accessed since COLD (smaps) */
 unsigned referenced_pages(int region);
 

@@ -120,6 +120,7 @@ static void pageout_keeps_contents(void **state)
 {
     if (has_swap()) {
         assert_done(MEMCTL_PAGEOUT, RANGE(LEFT), 0);
+        assert_int_equal(swapped_pages(LEFT), NR);
     } else {
         assert_no_effect(0, MEMCTL_PAGEOUT, RANGE(LEFT), 0);
     }
@@ -134,9 +135,15 @@ static void pageout_moves_memory_out(void **state)
     assert_int_equal(syscall(SYS_madvise, host(DISK, 0), page_size,
                              MADV_PAGEOUT), 0);
     if (pages_resident(DISK, 0, 1)) {
+        bool swaps = is_in_memory(DISK) && has_swap();
+
         assert_done(MEMCTL_PAGEOUT, RANGE(DISK), 0);
+        assert_int_equal(swapped_pages(DISK), swaps ? NR + 1 : 0);
         assert_true(only_hold(DISK, pattern(DISK)));
-        skip();                 /* a file system in memory */
+        if (!swaps) {
+            skip();             /* a file system in memory */
+        }
+        return;
     }
     assert_done(MEMCTL_PAGEOUT, RANGE(DISK), 0);
     assert_int_equal(pages_mapped(DISK, FIRST, NR), 0);
@@ -581,6 +588,11 @@ static void prepare(uint64_t code, int region)
     case MEMCTL_PAGEOUT:
         if (region == DISK) {
             assert_int_equal(fsync(fake.regions[region].fd), 0);
+        } else if (region == LEFT) {
+            /* What FREE had, the kernel keeps the first time */
+            syscall(SYS_madvise, host(region, FIRST), NR * granule,
+                    MADV_DONTNEED);
+            memset(host(region, FIRST), pattern(region), NR * granule);
         }
         break;
     case MEMCTL_POPULATE:
@@ -637,8 +649,11 @@ static void check_outcome(Outcome outcome, int region)
         assert_int_equal(referenced_pages(region), REGION_PAGES - NR);
         break;
     case out:
-        if (has_swap() || (region == DISK && !is_in_memory(DISK))) {
+        /* Memory is still there for a while after it was written to swap */
+        if (region == DISK && !is_in_memory(DISK)) {
             assert_int_equal(pages_resident(region, FIRST, NR), 0);
+        } else if (has_swap()) {
+            assert_int_equal(swapped_pages(region), NR);
         }
         break;
     case named:
