@@ -271,6 +271,9 @@ typedef struct PvmemctlOptions {
     bool hugetlb_release;       /* hugetlb pages may go back to the pool */
     uint64_t rate_limit;        /* PAGEOUT and POPULATE, bytes/s; or 0 */
     bool timing;                /* measure how long doorbells take */
+    /* For tests: of ranges to be released or zeroed, each so manyth; 0: none */
+    uint32_t refuse;            /* is refused */
+    uint32_t lie;               /* is said to be done, and is not */
 } PvmemctlOptions;
 
 /* Counted since power-on */
@@ -306,6 +309,8 @@ typedef struct PvmemctlCore {
     pthread_mutex_t rate_lock;
     int64_t rate_credit;        /* bytes; below zero after a large request */
     uint64_t rate_time;         /* when it was last filled up, ns */
+
+    _Atomic uint32_t turn;      /* ranges that PvmemctlOptions.refuse counts */
 
     PvmemctlStats stats[PVMEMCTL_NR_CODES];
     _Atomic uint64_t ignored;   /* doorbells without an answer */

@@ -419,6 +419,44 @@ static int add_piece(Run *run, PvmemctlRam *ram, PvmemctlAction *action,
     return 0;
 }
 
+static bool is_turn(uint32_t every, uint32_t turn)
+{
+    return every && turn % every == 0;
+}
+
+/*
+ * Be the host that a test wants, which does not do this range though it could.
+ * Returns true if so; *@err is what it says then.
+ */
+static bool is_untrue(Run *run, const struct memctl_vmm_range *range,
+                      const PvmemctlAction *action, int *err)
+{
+    PvmemctlCore *core = run->core;
+    const PvmemctlOptions *options = &core->options;
+    uint32_t turn;
+
+    if (!(run->function->flags & PVMEMCTL_CONTENTS) ||
+        (!options->refuse && !options->lie)) {
+        return false;
+    }
+    turn = atomic_fetch_add(&core->turn, 1) + 1;
+    if (is_turn(options->refuse, turn)) {
+        *err = EPERM;
+        return true;
+    }
+    if (!is_turn(options->lie, turn)) {
+        return false;
+    }
+    /* In order: behind what was collected */
+    *err = flush(run);
+    if (!*err) {
+        run->action = *action;
+        run->tried = true;
+        advance(run, range->length);
+    }
+    return true;
+}
+
 /* What is left of a range behind its first piece; looked up anew */
 static int run_range(Run *run, const struct memctl_vmm_range *range, bool last)
 {
@@ -429,6 +467,10 @@ static int run_range(Run *run, const struct memctl_vmm_range *range, bool last)
     int err;
 
     err = first_piece(run, range, &ram, &action);
+    if (!err && is_untrue(run, range, &action, &err)) {
+        core->vmm->put_ram(core->opaque, &ram, 0);
+        return err;
+    }
     while (!err) {
         piece = ram.length;
         err = add_piece(run, &ram, &action, last && piece == length);

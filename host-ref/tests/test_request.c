@@ -830,6 +830,113 @@ static void requests_are_counted(void **state)
     assert_int_equal(core->ignored, 1);
 }
 
+/* Hosts that are not to be trusted */
+
+static void be_a_host(uint32_t refuse, uint32_t lie)
+{
+    PvmemctlOptions options = core->options;
+
+    options.refuse = refuse;
+    options.lie = lie;
+    new_core(&options);
+}
+
+/* Every other page of LEFT */
+static void every_other(struct memctl_vmm_range *ranges, unsigned nr)
+{
+    for (unsigned i = 0; i < nr; i++) {
+        ranges[i].addr = gpa(LEFT, 2 * i);
+        ranges[i].length = page_size;
+    }
+}
+
+static void a_host_may_refuse_every_nth_range(void **state)
+{
+    struct memctl_vmm_range ranges[7];
+    static const char want[] = { 1, 1, 0, 1, 1, 0, 1 };
+
+    every_other(ranges, 7);
+    be_a_host(3, 0);
+    /* As a guest goes on: behind what is refused */
+    assert_vector(EPERM, 2, 0, MEMCTL_ZERO, ranges, 7);
+    assert_int_equal(get_answer(BUFFER(0)).ret_code, 0);
+    assert_vector(EPERM, 2, 0, MEMCTL_ZERO, ranges + 3, 4);
+    assert_vector(0, 1, 0, MEMCTL_ZERO, ranges + 6, 1);
+    for (unsigned i = 0; i < 7; i++) {
+        assert_true(pages_hold(LEFT, 2 * i, 1, want[i] ? 0 : pattern(LEFT)));
+        assert_true(pages_hold(LEFT, 2 * i + 1, 1, pattern(LEFT)));
+    }
+    assert_int_equal(core->stats[MEMCTL_ZERO].bytes, 5 * page_size);
+
+    /* What could not be done anyway is not counted, nor what is no release */
+    assert_refused(EINVAL, MEMCTL_ZERO, gpa(ROM, 0), page_size, 0);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_done(MEMCTL_COLD, gpa(LEFT, 4), page_size, 0);
+    }
+    assert_done(MEMCTL_DONTNEED, gpa(LEFT, 1), page_size, 0);
+    assert_refused(EPERM, MEMCTL_FREE, gpa(LEFT, 4), page_size, 0);
+    assert_true(pages_hold(LEFT, 4, 1, pattern(LEFT)));
+}
+
+static void a_host_may_refuse_all(void **state)
+{
+    const struct memctl_vmm_range range = { gpa(LEFT, 0), page_size };
+
+    be_a_host(1, 1);
+    assert_refused(EPERM, MEMCTL_ZERO, gpa(LEFT, 0), page_size, 0);
+    assert_refused(EPERM, MEMCTL_REMOVE, gpa(SHARED, 0), page_size, 0);
+    assert_vector(EPERM, 0, 0, MEMCTL_DONTNEED, &range, 1);
+    assert_int_equal(get_answer(BUFFER(0)).ret_code, MEMCTL_VECTOR);
+    assert_int_equal(calls_made(), 0);
+    assert_true(all_untouched());
+    /* It still says that it can */
+    assert_true(works(0, 0) & BIT(MEMCTL_ZERO));
+}
+
+static void a_host_may_lie_about_every_nth_range(void **state)
+{
+    struct memctl_vmm_range ranges[5];
+
+    every_other(ranges, 5);
+    be_a_host(0, 2);
+    assert_vector(0, 5, 0, MEMCTL_ZERO, ranges, 5);
+    assert_int_equal(fake.changed, 3 * page_size);
+    for (unsigned i = 0; i < 5; i++) {
+        assert_true(pages_hold(LEFT, 2 * i, 1, i & 1 ? pattern(LEFT) : 0));
+        assert_true(pages_hold(LEFT, 2 * i + 1, 1, pattern(LEFT)));
+    }
+
+    /* Its lies count as done, behind what came before them, and no further */
+    assert_done(MEMCTL_MLOCK, gpa(LEFT, 6), page_size, 0);
+    assert_vector(EINVAL, 1, 0, MEMCTL_DONTNEED, ranges + 2, 3);
+    memset(host(LEFT, 0), 'x', page_size);
+    ranges[2].addr = gpa(ROM, 0);
+    assert_vector(EINVAL, 2, 0, MEMCTL_DONTNEED, ranges, 3);
+    assert_true(pages_hold(LEFT, 0, 1, 0));
+    assert_true(pages_hold(LEFT, 2, 1, pattern(LEFT)));
+}
+
+static void a_host_may_lie_always(void **state)
+{
+    struct memctl_vmm_range ranges[3];
+
+    every_other(ranges, 3);
+    be_a_host(0, 1);
+    assert_vector(0, 3, 0, MEMCTL_DONTNEED, ranges, 3);
+    /* In two pieces, and longer than a chunk */
+    assert_done(MEMCTL_DONTNEED, gpa(LEFT, 0), 2 * REGION_SIZE, 0);
+    memset(host(BIG, 0), 'x', page_size);
+    assert_done(MEMCTL_FREE, gpa(BIG, 0), BIG_SIZE, 0);
+    assert_true(pages_hold(BIG, 0, 1, 'x'));
+    /* Nothing before it was tried, but this one was: by what it says */
+    ranges[1].addr = gpa(ROM, 0);
+    assert_vector(EINVAL, 1, 0, MEMCTL_DONTNEED, ranges, 3);
+    assert_int_equal(get_answer(BUFFER(0)).ret_code, 0);
+    assert_int_equal(calls_made(), 0);
+    assert_int_equal(fake.changed, 0);
+    assert_true(all_untouched());
+}
+
 static const struct CMUnitTest request_tests[] = {
     TEST(query_of_several_backings_is_what_works_on_all),
     TEST(query_of_no_range_is_about_all_ram),
@@ -865,5 +972,9 @@ static const struct CMUnitTest request_tests[] = {
     TEST(a_debt_is_paid_in_time),
     TEST(asking_often_does_not_make_a_debt_last),
     TEST(requests_are_counted),
+    TEST(a_host_may_refuse_every_nth_range),
+    TEST(a_host_may_refuse_all),
+    TEST(a_host_may_lie_about_every_nth_range),
+    TEST(a_host_may_lie_always),
 };
 TEST_GROUP(request);

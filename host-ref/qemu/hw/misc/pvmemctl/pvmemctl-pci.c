@@ -374,6 +374,8 @@ static bool pvmemctl_parse_options(PvmemctlDevice *s, PvmemctlOptions *options,
         .hugetlb_release = s->hugetlb_release,
         .rate_limit = s->rate_limit,
         .timing = s->timing,
+        .refuse = s->refuse,
+        .lie = s->lie,
     };
     if (!pvmemctl_policy_parse(s->allow, &options->allowed, &bad)) {
         error_setg(errp, "allow=%s: no function is named '%.*s'", s->allow,
@@ -467,6 +469,8 @@ static const Property pvmemctl_properties[] = {
     DEFINE_PROP_SIZE("max-locked", PvmemctlDevice, max_locked, 64 * MiB),
     DEFINE_PROP_SIZE("rate-limit", PvmemctlDevice, rate_limit, 0),
     DEFINE_PROP_BOOL("x-timing", PvmemctlDevice, timing, false),
+    DEFINE_PROP_UINT32("x-refuse", PvmemctlDevice, refuse, 0),
+    DEFINE_PROP_UINT32("x-lie", PvmemctlDevice, lie, 0),
     DEFINE_PROP_BOOL("hugetlb-release", PvmemctlDevice, hugetlb_release, false),
 };
 

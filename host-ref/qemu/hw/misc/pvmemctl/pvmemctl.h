@@ -47,6 +47,8 @@ struct PvmemctlDevice {
     uint64_t rate_limit;
     bool hugetlb_release;
     bool timing;
+    uint32_t refuse;
+    uint32_t lie;
 
     PvmemctlGuardAction guard_action;
     PvmemctlSaved saved;        /* only while it is being saved or loaded */
