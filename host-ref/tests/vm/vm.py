@@ -168,8 +168,9 @@ class Area:
 
     def __init__(self, agent, length, huge=False):
         self.agent, self.length = agent, length
-        number, *runs = agent.ask(f"alloc {length}" + " huge" * huge)
+        number, dirty, *runs = agent.ask(f"alloc {length}" + " huge" * huge)
         self.id = int(number)
+        self.dirty = int(dirty)     # pages that were not zero
         self.gpas = []
         for run in runs:
             start, size = (int(n, 16) for n in run.split(":"))
@@ -281,7 +282,9 @@ class Vm:
         self.agent.ask(f"raw {device}/resource0")
 
     def area(self, length, huge=False):
-        return Area(self.agent, length, huge)
+        area = Area(self.agent, length, huge)
+        assert not area.dirty, f"{area.dirty} pages with something of others in them"
+        return area
 
     def info(self):
         return self.qmp.command("query-pvmemctl")

@@ -14,6 +14,8 @@ ZERO = "/sys/kernel/mm/pvmemctl/zero/"
 HUGE = 2 * MIB
 POOL = "/sys/kernel/mm/hugepages/hugepages-2048kB/"
 VERIFY = "pvmemctl.zero_verify=1 "
+# Where the host counts what it is asked for
+ALONE = "pvmemctl.stack=off "
 
 
 def boot(*options, **more):
@@ -34,6 +36,15 @@ def number(guest, name):
 def skipped(guest, name, order):
     said = guest.agent.run(f"cat {ZERO}{name}_skipped")
     return dict(tuple(map(int, line.split())) for line in said.splitlines()).get(order, 0)
+
+
+def free(guest):
+    return int(guest.agent.run("grep MemFree: /proc/meminfo").split()[1]) * 1024
+
+
+def asked(guest, name):
+    """(bytes that the host said it had zeroed, ranges that it refused)."""
+    return number(guest, name + "_released"), number(guest, name + "_refused")
 
 
 def no_lies(guest):
@@ -210,18 +221,15 @@ def balloon(tap):
 
 def small(tap):
     """A batch is off the free lists: it must not be more than a small guest has to spare."""
-    def free():
-        return int(guest.agent.run("grep MemFree: /proc/meminfo").split()[1]) * 1024
-
     with tap.test("a small guest reports what little is free"), boot(
             device=("allow=all",), append=VERIFY + "pvmemctl.zero_report=1") as guest:
         area = guest.area(64 * MIB)
         area.fill(9)
-        held = guest.area(free() - 40 * MIB)
+        held = guest.area(free(guest) - 40 * MIB)
         had = number(guest, "report_released")
         gpas = area.gpas[::64]
         area.free()
-        assert free() < 120 * MIB, free()
+        assert free(guest) < 120 * MIB, free(guest)
         wait_until(lambda: number(guest, "report_released") - had >= 32 * MIB, "it is reported")
         wait_until(lambda: sum(map(guest.is_backed, gpas)) < len(gpas) / 2, "the host has it")
         held.free()
@@ -272,5 +280,149 @@ def hibernate(tap):
         guest.power_off()
 
 
+def refuses(tap):
+    with tap.test("huge pages of which the host refuses every other"), boot(
+            device=("allow=all", "x-refuse=2"), mem=512,
+            append=VERIFY + ALONE + "hugepages=16") as guest:
+        def answers(nr):
+            done, refused = asked(guest, "hugetlb")
+            return done // HUGE + refused == nr and refused
+
+        before = wait_until(lambda: answers(16), "all have been asked for")
+        gpas = use_pool(guest, 16)
+        refused = wait_until(lambda: answers(32), "and again") - before
+        kept = [gpa for gpa in gpas if not released(guest, [gpa])]
+        assert len(kept) == refused and 0 < refused < 16, (kept, refused)
+        # They were written to: of what is kept nothing is gone
+        assert all(guest.is_backed(gpa + i * PAGE) for gpa in kept for i in range(0, 512, 73))
+        # It looks whether it is zero, and so does the guest
+        had = skipped(guest, "hugetlb", 9)
+        guest.area(16 * HUGE, huge=True).free()
+        assert skipped(guest, "hugetlb", 9) - had == (16 - refused) * HUGE
+        no_lies(guest)
+        guest.power_off()
+
+    with tap.test("free memory of which the host refuses every other block"), boot(
+            device=("allow=all", "x-refuse=2"), mem=512, append=VERIFY + ALONE) as guest:
+        area = guest.area(192 * MIB)
+        area.fill(5)
+        mine = set(area.gpas)
+        blocks = [gpa for gpa in area.gpas if gpa % HUGE == 0 and
+                  mine.issuperset(range(gpa, gpa + HUGE, PAGE))]
+        assert len(blocks) >= 32, len(blocks)
+        area.free()
+        guest.agent.run(f"echo 1 >{ZERO}report")
+
+        def all_answered():
+            """As many blocks are kept as were refused, of up to two each, and the rest is gone."""
+            done, refused = asked(guest, "report")
+            kept = sum(not released(guest, [gpa]) for gpa in blocks)
+            return (len(blocks) / 4 <= kept <= 2 * refused and
+                    len(blocks) / 4 <= len(blocks) - kept <= done / HUGE)
+
+        wait_until(all_answered, "all has been asked for")
+        guest.area(192 * MIB).free()
+        assert guest.agent.run(f"cat {ZERO}report_skipped") != ""
+        no_lies(guest)
+        guest.power_off()
+
+
+FREE = 128 * MIB
+
+
+def use_then_ask(guest, name):
+    """Only when all has something in it is the host asked."""
+    if name == "hugetlb":
+        guest.agent.run(f"echo 0 >{ZERO}hugetlb")
+        gpas = use_pool(guest, 16)
+    else:
+        area = guest.area(FREE)
+        area.fill(7)
+        gpas = area.gpas[::512]
+        area.free()
+    guest.agent.run(f"echo 1 >{ZERO}{name}")
+    return gpas
+
+
+def take(guest, name):
+    """Memory of whoever asked, which must be zero."""
+    if name == "hugetlb":
+        guest.area(16 * HUGE, huge=True).free()
+    else:
+        guest.area(FREE).free()
+
+
+def lies(tap):
+    with tap.test("a host that lies does not pass a probe"), boot(
+            device=("allow=all", "x-lie=1"),
+            append=VERIFY + ALONE + "pvmemctl.zero=probe") as guest:
+        is_off(guest, "not seen")
+        assert "leaves it as it is: not used" in guest.console()
+        # It answered success, and was asked for nothing else then
+        used = {f["name"]: (f["calls"], f["failed"])
+                for f in guest.info()["devices"][0]["functions"]}
+        assert used["zero"] == (1, 0), used
+        assert not used.keys() & {"dontneed", "remove", "free", "vector"}, used
+        guest.power_off()
+
+    for name in "hugetlb", "report":
+        with tap.test(f"a host that begins to lie is asked no more, {name}"), boot(
+                device=("allow=all", "x-lie=3"), mem=320,
+                append=VERIFY + ALONE + "pvmemctl.zero=probe") as guest:
+            # The first range was the probe's
+            assert state(guest) == "on: host was seen to do it", state(guest)
+            use_then_ask(guest, name)
+            wait_until(lambda guest=guest: state(guest).startswith("off: "), "it is found out")
+            assert "does not do what it says" in state(guest), state(guest)
+            assert number(guest, name + "_lies") == 1
+            had = asked(guest, name)
+            for _ in range(2):
+                take(guest, name)
+            time.sleep(1)
+            assert asked(guest, name) == had
+            assert "host claims to have zeroed memory and has not" in guest.console()
+            guest.power_off()
+
+
+def lies_are_seen(tap):
+    """What says of all other hosts here that they do not lie, of one that does."""
+    with tap.test("pvmemctl.zero_verify=1 sees all that the host lies about"), boot(
+            device=("allow=all", "x-lie=1"), mem=320, append=VERIFY + ALONE) as guest:
+        gpas = use_then_ask(guest, "hugetlb")
+        wait_until(lambda: number(guest, "hugetlb_released") == 16 * HUGE, "it says it did")
+        assert all(guest.is_backed(gpa + i * PAGE) for gpa in gpas for i in range(0, 512, 73))
+        take(guest, "hugetlb")
+        assert number(guest, "hugetlb_lies") == 16
+        assert skipped(guest, "hugetlb", 9) == 0
+
+        # Those that nobody has asked for, and whoever takes them does
+        guest.agent.run(f"echo 0 >{ZERO}hugetlb")
+        use_pool(guest, 16)
+        guest.agent.run(f"echo 9 >{ZERO}order")
+        guest.area(2 * HUGE, huge=True)
+        guest.agent.run(f"echo none >{ZERO}order")
+        assert number(guest, "call_lies") == 2
+
+        # Little is free that was never used.  Each page is a complaint: not all are taken.
+        guest.area(free(guest) - FREE - 32 * MIB)
+        use_then_ask(guest, "report")
+        wait_until(lambda: number(guest, "report_released") > FREE * 3 / 4, "it says it did")
+        for _ in range(40):
+            guest.area(MIB)
+            if number(guest, "report_lies"):
+                break
+        assert number(guest, "report_lies")
+        assert "is not zero" in guest.console()
+        guest.power_off(70)
+
+    with tap.test("these tests see what a guest gets that believes a liar"), boot(
+            device=("allow=all", "x-lie=1"), mem=320, append=ALONE) as guest:
+        use_then_ask(guest, "hugetlb")
+        wait_until(lambda: number(guest, "hugetlb_released") == 16 * HUGE, "it says it did")
+        assert vm.Area(guest.agent, 16 * HUGE, huge=True).dirty == 16 * HUGE // PAGE
+        guest.power_off()
+
+
 if __name__ == "__main__":
-    vm.main(off, old_host, reserved_at_boot, comes_and_goes, balloon, small, reset, hibernate)
+    vm.main(off, old_host, reserved_at_boot, comes_and_goes, balloon, small, reset, hibernate,
+            refuses, lies, lies_are_seen)

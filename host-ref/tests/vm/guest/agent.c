@@ -37,6 +37,7 @@ struct area {
 	char *at;
 	size_t length;
 	uint64_t *gpas;			/* of each page */
+	unsigned long dirty;		/* pages that had something in them when they came */
 };
 
 static struct area areas[MAX_AREAS];
@@ -77,6 +78,14 @@ static void find_gpas(struct area *area)
 		area->gpas[i] = gpa_of(area->at + i * PAGE);
 }
 
+static bool page_is(const char *at, uint64_t value)
+{
+	for (size_t i = 0; i < PAGE; i += sizeof(value))
+		if (*(volatile uint64_t *)(at + i) != value)
+			return false;
+	return true;
+}
+
 /* Locked, so that it stays where it is */
 static struct area *new_area(size_t length, int flags)
 {
@@ -90,6 +99,9 @@ static struct area *new_area(size_t length, int flags)
 		return NULL;
 	if (mlock(area->at, length))
 		return NULL;
+	area->dirty = 0;
+	for (size_t i = 0; i < length; i += PAGE)
+		area->dirty += !page_is(area->at + i, 0);
 	memset(area->at, 1, length);
 	area->length = length;
 	area->gpas = calloc(length / PAGE, sizeof(*area->gpas));
@@ -98,7 +110,7 @@ static struct area *new_area(size_t length, int flags)
 	return area;
 }
 
-/* alloc BYTES [huge]: "ok ID GPA:LENGTH ..." */
+/* alloc BYTES [huge]: "ok ID DIRTY GPA:LENGTH ..." */
 static void do_alloc(char **words)
 {
 	bool huge = words[2] && !strcmp(words[2], "huge");
@@ -109,7 +121,7 @@ static void do_alloc(char **words)
 		answer("error no memory: %s", strerror(errno));
 		return;
 	}
-	fprintf(port, "%lu ok %td", serial, area - areas);
+	fprintf(port, "%lu ok %td %lu", serial, area - areas, area->dirty);
 	for (size_t i = 0; i < area->length / PAGE; i += length / PAGE) {
 		start = area->gpas[i];
 		for (length = PAGE; i + length / PAGE < area->length / PAGE &&
@@ -139,14 +151,6 @@ static void fill_page(char *at, uint64_t value)
 {
 	for (size_t i = 0; i < PAGE; i += sizeof(value))
 		*(volatile uint64_t *)(at + i) = value;
-}
-
-static bool page_is(const char *at, uint64_t value)
-{
-	for (size_t i = 0; i < PAGE; i += sizeof(value))
-		if (*(volatile uint64_t *)(at + i) != value)
-			return false;
-	return true;
 }
 
 static struct area *find_area(const char *word)
