@@ -62,7 +62,9 @@ def deep_is_right(tap):
 
 def refusals(tap):
     for name, options in (("without ZERO", {"device": ["allow=dontneed:nohugepage:hugepage"]}),
-                          ("of protocol 1.0", {"device": ["x-protocol=1.0"]})):
+                          ("of protocol 1.0", {"device": ["x-protocol=1.0"]}),
+                          ("that lies to a probe", {"device": ["x-lie=1"],
+                                                    "append": "pvmemctl.stack=probe"})):
         with tap.test(f"the pool is not used on a host {name}"), boot(**options) as guest:
             guest.agent.run("sleep 1")
             assert not figure(guest, "active")
@@ -84,6 +86,34 @@ def refusals(tap):
         guest.power_off()
 
 
+def use_deep(guest):
+    """Of many stacks all but little is written to, and asked for; and what is left then."""
+    wait_active(guest)
+    guest.agent.run(f"for i in $(seq 60); do (echo 12800 >{DRIVE}deep; sleep 1) & done; wait")
+    wait_until(lambda: not figure(guest, "deep") and figure(guest, "released"), "all is clean")
+    left = guest.agent.run(f"for i in $(seq 60); do (cat {DRIVE}left; sleep 1) & done; wait")
+    return left.split()
+
+
+def untrue(tap):
+    with tap.test("stacks are clean on a host that refuses every third range"), \
+         boot(device=["x-refuse=3"]) as guest:
+        left = use_deep(guest)
+        assert len(left) == 60 and set(left) == {"0"}, left
+        assert figure(guest, "refused")
+        # Chunks too are refused, and asked for again
+        wait_until(lambda: figure(guest, "idle") >= 20, "there are stacks")
+        taken = figure(guest, "taken")
+        guest.agent.run("for i in $(seq 20); do sleep 1 & done; wait")
+        assert figure(guest, "taken") > taken
+        guest.power_off()
+    with tap.test("the same test sees what is left on a host that lies"), \
+         boot(device=["x-lie=1"]) as guest:
+        assert any(int(words) > 100 for words in use_deep(guest))
+        assert not figure(guest, "refused")
+        guest.power_off()
+
+
 def hibernate(tap):
     """The image is made while a task uses its stack; that one has to be cleared."""
     def go_deep(guest):
@@ -99,4 +129,4 @@ def hibernate(tap):
 
 
 if __name__ == "__main__":
-    sys.exit(vm.main(deep_is_right, end_written, overflow, refusals, hibernate))
+    sys.exit(vm.main(deep_is_right, end_written, overflow, refusals, untrue, hibernate))
