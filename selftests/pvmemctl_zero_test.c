@@ -156,6 +156,18 @@ static void pause_ms(long ms)
 	nanosleep(&time, NULL);
 }
 
+/* Bytes that the host holds there, as an oracle says that is there */
+static long held_at(struct __test_metadata *_metadata, int oracle, struct oracle_answer *host,
+		    uint64_t gpa, size_t length)
+{
+	ASSERT_TRUE(oracle_state(oracle, gpa, length, host)) {
+		TH_LOG("oracle: %s", host->line);
+	}
+	ASSERT_LE(0, oracle_number(host, "resident"));
+	ASSERT_LE(0, oracle_number(host, "hugetlb"));
+	return oracle_number(host, "resident") * PAGE;
+}
+
 FIXTURE(hugetlb) {
 	int oracle;
 	struct oracle_answer host;
@@ -203,19 +215,14 @@ static char *dirty(struct __test_metadata *_metadata, FIXTURE_DATA(hugetlb) *sel
 }
 
 /* Bytes that the host holds of what dirty() noted; -1: nobody to ask */
-static long resident(FIXTURE_DATA(hugetlb) *self)
+static long resident(struct __test_metadata *_metadata, FIXTURE_DATA(hugetlb) *self)
 {
 	long held = 0;
 
 	if (self->oracle < 0)
 		return -1;
-	for (size_t i = 0; i < NR; i++) {
-		if (!oracle_state(self->oracle, self->gpa[i], HUGE, &self->host)) {
-			printf("# oracle: %s\n", self->host.line);
-			return -1;
-		}
-		held += oracle_number(&self->host, "resident") * PAGE;
-	}
+	for (size_t i = 0; i < NR; i++)
+		held += held_at(_metadata, self->oracle, &self->host, self->gpa[i], HUGE);
 	return held;
 }
 
@@ -242,20 +249,22 @@ static bool given_back(char *at)
 /* What is freed to the pool the host holds no longer, and the next fault clears nothing */
 TEST_F(hugetlb, free_pages_are_released)
 {
-	long not_cleared;
+	long not_cleared, held;
 	char *at = dirty(_metadata, self);
 
-	if (resident(self) >= 0) {
-		EXPECT_LE(NR * HUGE, resident(self));
+	held = resident(_metadata, self);
+	if (held >= 0) {
+		EXPECT_LE(NR * HUGE, held);
 	} else {
 		printf("# no oracle: what the host holds is not looked at\n");
 	}
 	ASSERT_TRUE(given_back(at));
 
-	if (resident(self) >= 0 && oracle_number(&self->host, "hugetlb")) {
+	held = resident(_metadata, self);
+	if (held >= 0 && oracle_number(&self->host, "hugetlb")) {
 		printf("# the host's own huge pages stay where they are\n");
-	} else if (resident(self) >= 0) {
-		EXPECT_GE(NR * HUGE / 100, resident(self));
+	} else if (held >= 0) {
+		EXPECT_GE(NR * HUGE / 100, held);
 	}
 
 	not_cleared = skipped("hugetlb_skipped", 9);
@@ -717,7 +726,7 @@ TEST_F(hugetlb, memory_failure)
 /* Needs a gigantic page in its pool, reserved at boot: hugepagesz=1G hugepages=1 */
 TEST_F_TIMEOUT(hugetlb, gigantic, LONG)
 {
-	long size = HUGE * 512, before, not_cleared;
+	long size = HUGE * 512, before, not_cleared, held;
 	char *at;
 
 	if (number_of(GIGANTIC, "free_hugepages") < 1)
@@ -733,9 +742,11 @@ TEST_F_TIMEOUT(hugetlb, gigantic, LONG)
 	before = number_of(ZERO, "hugetlb_released");
 	munmap(at, size);
 	ASSERT_TRUE(released(before, size));
-	if (self->oracle >= 0 && oracle_state(self->oracle, self->gpa[0], size, &self->host) &&
-	    !oracle_number(&self->host, "hugetlb")) {
-		EXPECT_GE(size / 100, oracle_number(&self->host, "resident") * (long)PAGE);
+	if (self->oracle >= 0) {
+		held = held_at(_metadata, self->oracle, &self->host, self->gpa[0], size);
+		if (!oracle_number(&self->host, "hugetlb")) {
+			EXPECT_GE(size / 100, held);
+		}
 	}
 
 	/* 511 of the pages that it is made into are new to their pool */
@@ -820,10 +831,8 @@ TEST_F_TIMEOUT(report, free_memory_is_known_to_be_zero, LONG)
 	settle();
 	EXPECT_LE(before + (long)LARGE, number_of(ZERO, "report_released"));
 
-	for (size_t i = 0; self->oracle >= 0 && i < LARGE / HUGE; i++) {
-		ASSERT_TRUE(oracle_state(self->oracle, gpa[i], HUGE, &self->host));
-		held += oracle_number(&self->host, "resident") * PAGE;
-	}
+	for (size_t i = 0; self->oracle >= 0 && i < LARGE / HUGE; i++)
+		held += held_at(_metadata, self->oracle, &self->host, gpa[i], HUGE);
 	if (self->oracle >= 0 && !oracle_number(&self->host, "hugetlb")) {
 		EXPECT_GE((long)LARGE / 20, held);
 	}
