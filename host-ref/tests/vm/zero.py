@@ -16,6 +16,8 @@ POOL = "/sys/kernel/mm/hugepages/hugepages-2048kB/"
 VERIFY = "pvmemctl.zero_verify=1 "
 # Where the host counts what it is asked for
 ALONE = "pvmemctl.stack=off "
+# Pages of a huge one; a guest that does not believe the host looks at the first and the last
+TOUCHED = 0, 100, 200, 300, HUGE // PAGE - 1
 
 
 def boot(*options, **more):
@@ -66,8 +68,9 @@ def is_off(guest, why):
     """Nothing is released, nothing skipped, and huge pages work as ever."""
     said = state(guest)
     assert said.startswith("off: ") and why in said, said
-    use_pool(guest)
+    gpas = use_pool(guest)
     time.sleep(1)
+    assert all(guest.is_backed(gpa + i * PAGE) for gpa in gpas for i in TOUCHED)
     again = guest.area(8 * HUGE, huge=True)
     again.free()
     for name in "hugetlb", "report", "call":
@@ -95,12 +98,8 @@ def off(tap):
 
 
 def released(guest, gpas):
-    """What the host's kernel says of huge pages that were freed.
-
-    The first page and the last are those that a guest looks at which does not believe it.
-    """
-    return not any(guest.is_backed(gpa + i * PAGE)
-                   for gpa in gpas for i in (0, 100, 200, 300, HUGE // PAGE - 1))
+    """What the host's kernel says of huge pages that were freed."""
+    return not any(guest.is_backed(gpa + i * PAGE) for gpa in gpas for i in TOUCHED)
 
 
 def old_host(tap):
@@ -152,6 +151,9 @@ def reserved_at_boot(tap):
             area.free()
             wait_until(lambda: released(guest, gpas), "the pool is released")
             no_lies(guest)
+            # Free memory is not reported unless somebody asks for it
+            assert number(guest, "report") == 0
+            assert number(guest, "report_released") == 0
             guest.power_off()
 
 
