@@ -1189,6 +1189,9 @@ TEST_F(call, automatic)
 	}
 	fclose(file);
 	EXPECT_TRUE(!strcmp(text, "none\n") || (text[0] >= '0' && text[0] <= '9'));
+	/* What was measured is what is done */
+	text[strcspn(text, "\n")] = '\0';
+	EXPECT_STREQ(text, file_text(ZERO "order"));
 }
 
 TEST_HARNESS_MAIN
