@@ -32,6 +32,7 @@
 #define ZERO		"/sys/kernel/mm/pvmemctl/zero/"
 #define POOL		"/sys/kernel/mm/hugepages/hugepages-2048kB/"
 #define GIGANTIC	"/sys/kernel/mm/hugepages/hugepages-1048576kB/"
+#define FOLIOS		"/sys/kernel/mm/transparent_hugepage/hugepages-%lukB/"
 #define VM		"/proc/sys/vm/"
 #define PAGE		4096UL
 #define HUGE		(2UL << 20)
@@ -769,7 +770,21 @@ FIXTURE(report) {
 	int oracle;
 	struct oracle_answer host;
 	long report, order, delay, fraction;
+	char folios[10][16];
 };
+
+/* What processes have of an order: "always", "never", ...; what they had goes to @was */
+static bool set_folios(int order, const char *enabled, char was[16])
+{
+	const char *text;
+	char path[128];
+
+	snprintf(path, sizeof(path), FOLIOS "enabled", PAGE >> 10 << order);
+	text = strchr(file_text(path), '[');
+	if (text && was)
+		snprintf(was, 16, "%.*s", (int)strcspn(text + 1, "]"), text + 1);
+	return text && file_write(path, enabled);
+}
 
 FIXTURE_SETUP(report)
 {
@@ -790,6 +805,9 @@ FIXTURE_SETUP(report)
 
 FIXTURE_TEARDOWN(report)
 {
+	for (int order = 2; order <= 9; order++)
+		if (*self->folios[order])
+			set_folios(order, self->folios[order], NULL);
 	set(VM, "percpu_pagelist_high_fraction", self->fraction);
 	set(ZERO, "report_delay_ms", self->delay);
 	if (self->order >= 0)
@@ -847,6 +865,48 @@ TEST_F_TIMEOUT(report, free_memory_is_known_to_be_zero, LONG)
 	EXPECT_LE((long)LARGE / 2 * 95 / 100, skipped("report_skipped", 9) - not_cleared);
 	EXPECT_TRUE(is_zero(at, LARGE / 2));
 	munmap(at, LARGE / 2);
+}
+
+/* Folios of orders between, where processes are to have them */
+TEST_F_TIMEOUT(report, folios, LONG)
+{
+	long not_cleared, taken, nr;
+	char stats[128], *at;
+
+	for (int order = 2; order <= 9; order++)
+		if (!set_folios(order, "never", self->folios[order]))
+			SKIP(return, "there are no folios of order %d", order);
+	for (int order = 2; order < 9; order += 2) {
+		nr = SIZE / (PAGE << order);
+		snprintf(stats, sizeof(stats), FOLIOS "stats/", PAGE >> 10 << order);
+		ASSERT_TRUE(set_folios(order, "always", NULL));
+		settle();
+		/* Known to be zero; then much of it used and not reported */
+		for (int round = 0; round < 2; round++) {
+			taken = number_of(stats, "anon_fault_alloc");
+			not_cleared = skipped("report_skipped", order);
+			at = map_anon(SIZE, true);
+			ASSERT_NE(NULL, at);
+			for (size_t i = 0; i < SIZE; i += PAGE << order)
+				*(volatile char *)(at + i) = 0;
+			EXPECT_EQ(nr, number_of(stats, "anon_fault_alloc") - taken);
+			not_cleared = skipped("report_skipped", order) - not_cleared;
+			printf("# order %d: %ld of %lu MiB were not cleared\n", order,
+			       not_cleared >> 20, SIZE >> 20);
+			if (!round) {
+				EXPECT_LE((long)SIZE * 9 / 10, not_cleared);
+				ASSERT_TRUE(set(ZERO, "report_delay_ms", 60000));
+			}
+			EXPECT_TRUE(is_zero(at, SIZE));
+			fill(at, SIZE, order);
+			munmap(at, SIZE);
+		}
+		ASSERT_TRUE(set_folios(order, "never", NULL));
+		/* A report that was asked for still takes as long as it was told to */
+		ASSERT_TRUE(set(ZERO, "report_delay_ms", 20));
+		ASSERT_TRUE(set(ZERO, "report", 0));
+		ASSERT_TRUE(set(ZERO, "report", 1));
+	}
 }
 
 /* What CPUs keep for themselves of the pages that were freed is reported like the rest */
