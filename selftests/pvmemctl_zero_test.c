@@ -227,15 +227,21 @@ static long resident(struct __test_metadata *_metadata, FIXTURE_DATA(hugetlb) *s
 	return held;
 }
 
-/* Until so many bytes more were released, which is soon */
-static bool released(long before, long bytes)
+/* Until a figure is that large, which is soon */
+static bool reaches(const char *name, long value)
 {
 	for (int i = 0; i < PATIENCE * 10; i++) {
-		if (number_of(ZERO, "hugetlb_released") >= before + bytes)
+		if (number_of(ZERO, name) >= value)
 			return true;
 		pause_ms(100);
 	}
 	return false;
+}
+
+/* Until so many bytes more were released */
+static bool released(long before, long bytes)
+{
+	return reaches("hugetlb_released", before + bytes);
 }
 
 /* Free all of the pool: true when it is released */
@@ -940,6 +946,55 @@ TEST_F_TIMEOUT(report, per_cpu_lists, LONG)
 	reported = number_of(ZERO, "report_released") - before;
 	printf("# %ld of %zu MiB were reported\n", reported >> 20, length >> 20);
 	EXPECT_LE((long)(length - HUGE), reported);
+}
+
+/* What is smaller than report_order stays with the host until it is wanted */
+TEST_F_TIMEOUT(report, smaller_blocks, LONG)
+{
+	const size_t nr = LARGE / HUGE;
+	uint64_t gpa[LARGE / HUGE], freed[LARGE / HUGE];
+	long before, held, is_freed = 0;
+	char *at;
+
+	ASSERT_TRUE(set(ZERO, "report_order", 10));
+	at = map_anon(LARGE, true);
+	ASSERT_NE(NULL, at);
+	fill(at, LARGE, 3);
+	for (size_t i = 0; i < nr; i++)
+		gpa[i] = physical(at + i * HUGE);
+	settle();
+	before = number_of(ZERO, "report_released");
+	/* Those whose buddy is used, so that they merge with nothing */
+	for (size_t i = 0; i < nr; i++) {
+		for (size_t j = 0; gpa[i] & HUGE && j < nr; j++) {
+			if (gpa[j] != (gpa[i] ^ HUGE))
+				continue;
+			ASSERT_EQ(0, madvise(at + i * HUGE, HUGE, MADV_DONTNEED));
+			freed[is_freed++] = gpa[i];
+		}
+	}
+	ASSERT_LT(0, is_freed);
+	settle();
+	EXPECT_GT(is_freed * (long)HUGE, number_of(ZERO, "report_released") - before);
+	held = 0;
+	for (long i = 0; self->oracle >= 0 && i < is_freed; i++)
+		held += held_at(_metadata, self->oracle, &self->host, freed[i], HUGE);
+	if (self->oracle >= 0) {
+		EXPECT_EQ(is_freed * (long)HUGE, held);
+	}
+
+	ASSERT_TRUE(set(ZERO, "report", 0));
+	ASSERT_TRUE(set(ZERO, "report_order", 9));
+	ASSERT_TRUE(set(ZERO, "report", 1));
+	ASSERT_TRUE(reaches("report_released", before + is_freed * (long)HUGE));
+	settle();
+	held = 0;
+	for (long i = 0; self->oracle >= 0 && i < is_freed; i++)
+		held += held_at(_metadata, self->oracle, &self->host, freed[i], HUGE);
+	if (self->oracle >= 0 && !oracle_number(&self->host, "hugetlb")) {
+		EXPECT_GE(is_freed * (long)HUGE / 20, held);
+	}
+	munmap(at, LARGE);
 }
 
 /* Small pages out of large blocks, written to and freed, and what they merge to */
