@@ -47,6 +47,10 @@
 #define MADV_SOFT_OFFLINE 101
 #endif
 
+/* Of linux/kernel-page-flags.h */
+#define KPF_BUDDY	10
+#define KPF_HWPOISON	19
+
 static long number_of(const char *dir, const char *name)
 {
 	const char *text;
@@ -701,12 +705,53 @@ TEST_F(hugetlb, cgroup)
 	umount("/tmp/zero_cgroup");
 }
 
+/* What the kernel says of a page: its KPF_... */
+static bool has_flag(uint64_t gpa, int flag)
+{
+	int fd = open("/proc/kpageflags", O_RDONLY);
+	uint64_t flags = 0;
+
+	if (pread(fd, &flags, sizeof(flags), gpa / PAGE * sizeof(flags)) != sizeof(flags))
+		flags = 0;
+	close(fd);
+	return flags >> flag & 1;
+}
+
+/* That memory fails */
+static bool fail(uint64_t gpa)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "0x%llx", (unsigned long long)gpa);
+	return file_write("/sys/devices/system/memory/hard_offline_page", text);
+}
+
+/* The pool has one page less, which is the one that failed */
+static void is_without(struct __test_metadata *_metadata, uint64_t gpa)
+{
+	char *at;
+
+	EXPECT_TRUE(has_flag(gpa, KPF_HWPOISON));
+	EXPECT_EQ(NR - 1, number_of(POOL, "nr_hugepages"));
+	EXPECT_EQ(NR - 1, number_of(POOL, "free_hugepages"));
+	EXPECT_EQ(NULL, map_huge(NR));
+	at = map_huge(NR - 1);
+	ASSERT_NE(NULL, at);
+	EXPECT_TRUE(is_zero(at, (NR - 1) * HUGE));
+	for (size_t i = 0; i < NR - 1; i++)
+		EXPECT_NE(gpa & ~(HUGE - 1), physical(at + i * HUGE));
+	munmap(at, (NR - 1) * HUGE);
+}
+
 /* Memory that fails while it is used does not come back from the pool */
 TEST_F(hugetlb, memory_failure)
 {
 	char *at = dirty(_metadata, self);
+	uint64_t *gpa = (uint64_t *)map(PAGE, MAP_SHARED | MAP_ANONYMOUS, -1);
 	int status;
 	pid_t pid;
+
+	ASSERT_NE(NULL, gpa);
 
 	munmap(at, NR * HUGE);
 	pid = fork();
@@ -715,6 +760,7 @@ TEST_F(hugetlb, memory_failure)
 		signal(SIGBUS, SIG_DFL);
 		at = map_huge(1);
 		at[0] = 1;
+		*gpa = physical(at);
 		if (madvise(at, HUGE, MADV_HWPOISON))
 			_exit(errno == EINVAL || errno == EPERM ? 77 : 1);
 		_exit(0);
@@ -724,10 +770,20 @@ TEST_F(hugetlb, memory_failure)
 		SKIP(return, "memory failures cannot be injected");
 	EXPECT_TRUE(WIFEXITED(status) ? !WEXITSTATUS(status) : WTERMSIG(status) == SIGBUS);
 	pause_ms(300);
-	at = map_huge(NR - 1);
-	ASSERT_NE(NULL, at);
-	EXPECT_TRUE(is_zero(at, (NR - 1) * HUGE));
-	munmap(at, (NR - 1) * HUGE);
+	is_without(_metadata, *gpa);
+	munmap(gpa, PAGE);
+}
+
+/* ... nor does a free page of it that the host had zeroed */
+TEST_F(hugetlb, memory_failure_of_free_page)
+{
+	uint64_t gpa;
+
+	ASSERT_TRUE(given_back(dirty(_metadata, self)));
+	gpa = self->gpa[NR / 2] + 7 * PAGE;
+	if (!fail(gpa))
+		SKIP(return, "memory failures cannot be injected: %s", strerror(errno));
+	is_without(_metadata, gpa);
 }
 
 /* Needs a gigantic page in its pool, reserved at boot: hugepagesz=1G hugepages=1 */
@@ -1108,6 +1164,63 @@ static void *churn_anon(void *arg)
 		__atomic_add_fetch(&rounds, 1, __ATOMIC_RELAXED);
 	}
 	return NULL;
+}
+
+/* A page fails in a free block that reads as zero: it is gone, and the rest is still zero */
+TEST_F_TIMEOUT(report, memory_failure, LONG)
+{
+	uint64_t gpa[SIZE / HUGE], bad = 0, found[512];
+	bool failed = false, zero = true;
+	long not_cleared;
+	char *at;
+	int fd;
+
+	at = map_anon(SIZE, true);
+	ASSERT_NE(NULL, at);
+	fill(at, SIZE, 3);
+	for (size_t i = 0; i < SIZE / HUGE; i++)
+		gpa[i] = physical(at + i * HUGE);
+	munmap(at, SIZE);
+	settle();
+	/* Some of it may not be free just now */
+	for (size_t i = 0; i < SIZE / HUGE && !failed; i++) {
+		bad = gpa[i] + 7 * PAGE;
+		if (!has_flag(bad, KPF_BUDDY))
+			continue;
+		if (self->oracle >= 0 &&
+		    held_at(_metadata, self->oracle, &self->host, gpa[i], HUGE) &&
+		    !oracle_number(&self->host, "hugetlb"))
+			continue;
+		failed = fail(bad);
+		if (!failed)
+			SKIP(return, "memory failures cannot be injected: %s", strerror(errno));
+	}
+	ASSERT_TRUE(failed);
+	EXPECT_TRUE(has_flag(bad, KPF_HWPOISON));
+	EXPECT_FALSE(has_flag(bad, KPF_BUDDY));
+
+	fd = open("/proc/self/pagemap", O_RDONLY);
+	for (int huge = 0; huge < 2; huge++) {
+		not_cleared = skipped("report_skipped", huge ? 9 : 0);
+		at = map_anon(LARGE, huge);
+		ASSERT_NE(NULL, at);
+		for (size_t i = 0; i < LARGE; i += PAGE) {
+			at[i] = 1;
+			zero &= is_zero(at + i + 8, PAGE - 8);
+		}
+		EXPECT_TRUE(zero);
+		EXPECT_LT(not_cleared, skipped("report_skipped", huge ? 9 : 0));
+		for (size_t i = 0; i < LARGE / PAGE; i += 512) {
+			ASSERT_EQ(sizeof(found), pread(fd, found, sizeof(found),
+						       ((uintptr_t)at / PAGE + i) * 8));
+			for (int page = 0; page < 512; page++)
+				EXPECT_NE(bad / PAGE, found[page] & ((1ULL << 55) - 1));
+		}
+		munmap(at, LARGE);
+		settle();
+	}
+	close(fd);
+	EXPECT_TRUE(has_flag(bad, KPF_HWPOISON));
 }
 
 /* All at once: reports, compaction, contiguous allocation, the pool of huge pages */
