@@ -75,22 +75,45 @@ VISIBLE_IF_KUNIT long zero_call_vec(u64 func_code, const struct memctl_vmm_range
 	return memctl_vmm_call_vec(func_code, ranges, nr, done);
 }
 
-/* Why this kernel must not rely on the host, or NULL */
-VISIBLE_IF_KUNIT const char *zero_exclusion(void)
+/* What excludes it, one by one so that tests can have each */
+VISIBLE_IF_KUNIT bool zero_cc_has(enum cc_attr attr)
 {
-	KUNIT_STATIC_STUB_REDIRECT(zero_exclusion);
+	KUNIT_STATIC_STUB_REDIRECT(zero_cc_has, attr);
+	return cc_platform_has(attr);
+}
 
+VISIBLE_IF_KUNIT bool zero_inits_on_free(void)
+{
+	KUNIT_STATIC_STUB_REDIRECT(zero_inits_on_free);
+	return want_init_on_free();
+}
+
+VISIBLE_IF_KUNIT bool zero_poisons(void)
+{
+	KUNIT_STATIC_STUB_REDIRECT(zero_poisons);
+	return page_poisoning_enabled();
+}
+
+VISIBLE_IF_KUNIT bool zero_has_tags(void)
+{
+	KUNIT_STATIC_STUB_REDIRECT(zero_has_tags);
+	return kasan_hw_tags_enabled();
+}
+
+/* Why this kernel must not rely on the host, or NULL */
+static const char *zero_exclusion(void)
+{
 	/* What the host does to memory is nothing that this guest could rely on */
-	if (cc_platform_has(CC_ATTR_MEM_ENCRYPT) || cc_platform_has(CC_ATTR_GUEST_MEM_ENCRYPT))
+	if (zero_cc_has(CC_ATTR_MEM_ENCRYPT) || zero_cc_has(CC_ATTR_GUEST_MEM_ENCRYPT))
 		return "memory of this guest is encrypted";
 	/* Free memory is cleared already, and at once */
-	if (want_init_on_free())
+	if (zero_inits_on_free())
 		return "init_on_free is set";
 	/* Free memory must hold the poison */
-	if (page_poisoning_enabled())
+	if (zero_poisons())
 		return "page_poison is set";
 	/* Tags are set while memory is cleared */
-	if (kasan_hw_tags_enabled())
+	if (zero_has_tags())
 		return "KASAN uses hardware tags";
 	return NULL;
 }

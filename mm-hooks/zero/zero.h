@@ -3,6 +3,7 @@
 #define _MM_PVMEMCTL_ZERO_H
 
 #include <linux/atomic.h>
+#include <linux/cc_platform.h>
 #include <linux/kobject.h>
 #include <linux/percpu.h>
 #include <linux/pvmemctl.h>
@@ -88,7 +89,10 @@ extern enum pvmemctl_mode zero_mode;
 long zero_call(u64 func_code, struct memctl_buf *buf);
 long zero_call_vec(u64 func_code, const struct memctl_vmm_range *ranges,
 		   unsigned int nr, unsigned int *done);
-const char *zero_exclusion(void);
+bool zero_cc_has(enum cc_attr attr);
+bool zero_inits_on_free(void);
+bool zero_poisons(void);
+bool zero_has_tags(void);
 int zero_notify(struct notifier_block *nb, unsigned long event, void *data);
 #endif
 

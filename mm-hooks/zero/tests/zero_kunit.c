@@ -19,6 +19,12 @@
 
 #define NR	8			/* ranges of a test, a page each */
 
+/* What excludes page zeroing in the guest */
+enum fake_exclusion {
+	BY_NOTHING, BY_MEM_ENCRYPT, BY_GUEST_MEM_ENCRYPT, BY_INIT_ON_FREE, BY_PAGE_POISON,
+	BY_HW_TAGS,
+};
+
 struct fake {
 	unsigned int minor;		/* protocol 1.minor */
 	u64 zeroing;			/* bit mask of functions that zero memory */
@@ -30,6 +36,7 @@ struct fake {
 	unsigned int excess;		/* ranges that it claims to have done beside */
 	bool lazy;			/* says 0 and does nothing */
 	bool file;			/* something comes back, in the middle of a range */
+	enum fake_exclusion exclusion;
 
 	/* What it saw */
 	unsigned int ranges;
@@ -126,14 +133,32 @@ static long fake_call_vec(u64 func, const struct memctl_vmm_range *ranges, unsig
 	return 0;
 }
 
-static const char *fake_exclusion(void)
+static bool is_excluded_by(enum fake_exclusion what)
 {
-	return NULL;
+	struct fake *fake = kunit_get_current_test()->priv;
+
+	return fake->exclusion == what;
 }
 
-static const char *fake_excluded(void)
+static bool fake_cc_has(enum cc_attr attr)
 {
-	return "a test says so";
+	return (attr == CC_ATTR_MEM_ENCRYPT && is_excluded_by(BY_MEM_ENCRYPT)) ||
+	       (attr == CC_ATTR_GUEST_MEM_ENCRYPT && is_excluded_by(BY_GUEST_MEM_ENCRYPT));
+}
+
+static bool fake_inits_on_free(void)
+{
+	return is_excluded_by(BY_INIT_ON_FREE);
+}
+
+static bool fake_poisons(void)
+{
+	return is_excluded_by(BY_PAGE_POISON);
+}
+
+static bool fake_has_tags(void)
+{
+	return is_excluded_by(BY_HW_TAGS);
 }
 
 /* pvmemctl.zero= */
@@ -392,12 +417,19 @@ static void test_excluded(struct kunit *test)
 {
 	struct fake *fake = test->priv;
 
-	kunit_activate_static_stub(test, zero_exclusion, fake_excluded);
-	arrive(test, "on");
-	KUNIT_EXPECT_EQ(test, 0, ask(test, -EOPNOTSUPP));
-	arrive(test, "probe");
-	KUNIT_EXPECT_EQ(test, 0, ask(test, -EOPNOTSUPP));
+	for (fake->exclusion = BY_MEM_ENCRYPT; fake->exclusion <= BY_HW_TAGS;
+	     fake->exclusion++) {
+		kunit_info(test, "exclusion %u\n", fake->exclusion);
+		arrive(test, "on");
+		KUNIT_EXPECT_EQ(test, 0, ask(test, -EOPNOTSUPP));
+		arrive(test, "probe");
+		KUNIT_EXPECT_EQ(test, 0, ask(test, -EOPNOTSUPP));
+	}
 	KUNIT_EXPECT_EQ(test, 0, fake->calls);
+	/* And it was nothing else */
+	fake->exclusion = BY_NOTHING;
+	arrive(test, "on");
+	KUNIT_EXPECT_EQ(test, ALL, ask(test, 0));
 }
 
 static void test_comes_and_goes(struct kunit *test)
@@ -444,7 +476,10 @@ static int zero_test_init(struct kunit *test)
 	kunit_activate_static_stub(test, zero_call, fake_call);
 	kunit_activate_static_stub(test, zero_call_vec, fake_call_vec);
 	kunit_activate_static_stub(test, memctl_probe_zero, fake_probe);
-	kunit_activate_static_stub(test, zero_exclusion, fake_exclusion);
+	kunit_activate_static_stub(test, zero_cc_has, fake_cc_has);
+	kunit_activate_static_stub(test, zero_inits_on_free, fake_inits_on_free);
+	kunit_activate_static_stub(test, zero_poisons, fake_poisons);
+	kunit_activate_static_stub(test, zero_has_tags, fake_has_tags);
 	return 0;
 }
 
