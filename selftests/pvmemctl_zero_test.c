@@ -786,6 +786,33 @@ TEST_F(hugetlb, memory_failure_of_free_page)
 	is_without(_metadata, gpa);
 }
 
+/* A gigantic page is freed, reported, and made of free memory again by contiguous allocation */
+TEST_F_TIMEOUT(hugetlb, contiguous, LONG)
+{
+	const long nr = number_of(GIGANTIC, "nr_hugepages"), size = HUGE * 512;
+	const long report = number_of(ZERO, "report");
+	long before;
+	char *at;
+
+	if (report < 0 || number_of(GIGANTIC, "free_hugepages") < 1)
+		SKIP(return, "there is no gigantic page; boot with hugepagesz=1G hugepages=1");
+	ASSERT_TRUE(set(ZERO, "report", 1));
+	before = number_of(ZERO, "report_released");
+	ASSERT_TRUE(set(GIGANTIC, "nr_hugepages", nr - 1));
+	EXPECT_TRUE(reaches("report_released", before + size));
+	before = number_of(ZERO, "hugetlb_released");
+	set(GIGANTIC, "nr_hugepages", nr);
+	set(ZERO, "report", report);
+	ASSERT_EQ(nr, number_of(GIGANTIC, "nr_hugepages"));
+	ASSERT_TRUE(released(before, size));
+	at = map(size, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | 30 << 26, -1);
+	ASSERT_NE(NULL, at);
+	EXPECT_TRUE(is_zero(at, size));
+	before = number_of(ZERO, "hugetlb_released");
+	munmap(at, size);
+	ASSERT_TRUE(released(before, size));
+}
+
 /* Needs a gigantic page in its pool, reserved at boot: hugepagesz=1G hugepages=1 */
 TEST_F_TIMEOUT(hugetlb, gigantic, LONG)
 {
@@ -1229,6 +1256,7 @@ TEST_F_TIMEOUT(report, stress, LONG)
 	pthread_t threads[2];
 	long nr = number_of(POOL, "nr_hugepages"), gigantic = number_of(GIGANTIC, "nr_hugepages");
 	long before = number_of(ZERO, "report_released");
+	int tried = 0, contiguous = 0;
 
 	ASSERT_TRUE(set(ZERO, "report_delay_ms", 1));
 	set(ZERO, "report_order", 4);
@@ -1244,6 +1272,8 @@ TEST_F_TIMEOUT(report, stress, LONG)
 		/* Contiguous allocation; there may be no room for one, and that is fine */
 		if (i % 4 == 3 && gigantic >= 0) {
 			set(GIGANTIC, "nr_hugepages", gigantic + 1);
+			tried++;
+			contiguous += number_of(GIGANTIC, "nr_hugepages") > gigantic;
 			set(GIGANTIC, "nr_hugepages", gigantic);
 		}
 	}
@@ -1251,8 +1281,8 @@ TEST_F_TIMEOUT(report, stress, LONG)
 	stop = true;
 	for (int i = 0; i < 2; i++)
 		pthread_join(threads[i], NULL);
-	printf("# %lu rounds, %ld MiB reported\n", rounds,
-	       (number_of(ZERO, "report_released") - before) >> 20);
+	printf("# %lu rounds, %ld MiB reported, %d of %d gigantic pages\n", rounds,
+	       (number_of(ZERO, "report_released") - before) >> 20, contiguous, tried);
 	EXPECT_LT(2, rounds);
 	EXPECT_LT(before, number_of(ZERO, "report_released"));
 	EXPECT_EQ(0, wrong);
