@@ -15,6 +15,7 @@ reporting, in the same QEMU and the same run:
 
 Memory is read from /proc of the QEMU process, instructions are counted by a plugin, exits
 in QEMU's trace, system calls by strace; each in a run of its own, since they disturb.
+The guest reads back what it was given and what it wrote: a wrong byte anywhere fails.
 """
 
 import argparse
@@ -106,6 +107,18 @@ class Zero:
         self.report, self.effort = report, effort
         self.program, self.plugin = program, plugin
         self.measured = {}
+        self.verified, self.wrong = 0, 0
+
+    @contextlib.contextmanager
+    def checked(self, guest_context):
+        """In the end the guest says what it read back."""
+        with guest_context as guest:
+            yield guest
+            verified, wrong = guest.ask("verified")
+            self.verified += verified
+            self.wrong += wrong
+            if wrong or not verified:
+                raise BenchError(f"{wrong} words are wrong of {verified >> 20} MiB read back")
 
     def boot(self, name, *options, cpus=1, plugin=False, **more):
         path = os.path.join(OUT, name + ".insns")
@@ -113,7 +126,8 @@ class Zero:
         if plugin:
             qemu += ["-plugin", f"{self.plugin},out={path}"]
             more["append"] = more.get("append", "") + PLAIN_STORES
-        return boot("zero-" + name, self.program, cpus, *options, qemu=qemu, **more), path
+        return self.checked(boot("zero-" + name, self.program, cpus, *options, qemu=qemu,
+                                 **more)), path
 
     # --- Faults -------------------------------------------------------------
 
@@ -192,6 +206,7 @@ class Zero:
                 base = settle(guest)
                 guest.ask("hold", "huge", pages)
                 full = resident(guest)
+                guest.ask("check")
                 guest.ask("drop")
                 time.sleep(1)
                 held[ours] = (settle(guest) - base) / (full - base)
@@ -231,6 +246,7 @@ class Zero:
             guest.ask("drop")
         guest.ask("hold", "thp", size // HUGE)
         time.sleep(2.5)
+        guest.ask("check")
         full = resident(guest)
         start = time.monotonic()
         guest.ask("drop")
@@ -388,6 +404,7 @@ class Zero:
             with self.reclaim_guest(name, setup) as (guest, _):
                 guest.ask("hold", "thp", self.effort.free // HUGE)
                 time.sleep(2.5)
+                guest.ask("check")
                 start = time.monotonic()
                 curve = []
                 dropped = False
@@ -435,6 +452,9 @@ class Zero:
         def at_least(name, value, limit):
             report.goal(name, value, limit, value is not None and value >= limit)
 
+        report.figure("read back, with no word wrong", "GiB", self.verified / GIB)
+        report.goal("words of 8 bytes that were wrong when read back", self.wrong, 0,
+                    self.verified and not self.wrong)
         at_least("fault of a page of 2 MiB known to be zero, share not cleared",
                  min(m.get(("skipped", "huge"), [0])), 1)
         at_most("fault of a page of 2 MiB known to be zero, instructions / unpatched",
