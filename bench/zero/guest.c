@@ -15,7 +15,6 @@
  *				8 bytes were wrong: "ok BYTES WORDS"
  *   write VALUE PATH		"ok" or an errno: "ok 1 ERRNO"
  *   read PATH			the number in a file, -1 for none: "ok NUMBER"
- *   skipped PATH ORDER		bytes in the line of that order: "ok NUMBER"
  *   mark			for the plugin that counts instructions: "ok"
  *
  * KIND is huge or giga, of the pools; thp or small, anonymous memory.
@@ -148,21 +147,6 @@ static long number_in(const char *path)
 	return value;
 }
 
-static long skipped(const char *path, int wanted)
-{
-	FILE *file = fopen(path, "r");
-	long bytes, found = 0;
-	int order;
-
-	if (!file)
-		return 0;
-	while (fscanf(file, "%d %ld", &order, &bytes) == 2)
-		if (order == wanted)
-			found = bytes;
-	fclose(file);
-	return found;
-}
-
 static void run(char *line, FILE *out)
 {
 	char kind[16] = "", path[256] = "", value[64] = "";
@@ -252,8 +236,6 @@ static void run(char *line, FILE *out)
 		fprintf(out, "ok %d %d\n", !!err, err);
 	} else if (sscanf(line, "read %255s", path) == 1) {
 		fprintf(out, "ok %ld\n", number_in(path));
-	} else if (sscanf(line, "skipped %255s %lu", path, &count) == 2) {
-		fprintf(out, "ok %ld\n", skipped(path, count));
 	} else if (!strncmp(line, "mark", 4)) {
 		mark();
 		fprintf(out, "ok 0\n");
