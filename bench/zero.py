@@ -12,6 +12,7 @@ reporting, in the same QEMU and the same run:
   shares    how much is not cleared of what was reported
   churn     allocate, touch, free, again and again
   idle      memory of the host after the guest was busy, over time
+  by_call   huge pages zeroed by the host when they are touched, or cleared by the guest
 
 Memory is read from /proc of the QEMU process, instructions are counted by a plugin, exits
 in QEMU's trace, system calls by strace; each in a run of its own, since they disturb.
@@ -485,6 +486,39 @@ class Zero:
         except subprocess.CalledProcessError as error:
             raise BenchError(f"gnuplot failed:\n{error.stderr.decode()}") from error
 
+    # --- Zeroing by call ----------------------------------------------------
+
+    def by_call(self):
+        """Of the same guest, and of pages that are in use all the time."""
+        for thp in True, False:
+            where = f"host THP {'on' if thp else 'off'}"
+            say(f"zeroing by call, {where}")
+            cm, _ = self.boot_pool(f"call-{thp}", thp=thp)
+            with cm as guest:
+                guest.ask("write", 0, ZERO + "hugetlb")
+                for kind in list(SIZES)[:1 + self.effort.giga]:
+                    for touch in TOUCHES:
+                        self.one_by_call(guest, kind, touch, where)
+
+    def one_by_call(self, guest, kind, touch, where):
+        count = self.effort.pages if kind == "huge" else 1
+        rounds = max(2, self.effort.rounds) if kind == "huge" else 2
+        times = {}
+        for order in "none", "9":
+            guest.ask("write", order, ZERO + "order")
+            # The first time they are as those before have left them
+            guest.ask("fault", kind, count, touch)
+            had = guest.ask("read", ZERO + "call_released")[0]
+            times[order] = [guest.ask("fault", kind, count, touch)[0] / count / 1e3
+                            for _ in range(rounds)]
+            by_call = guest.ask("read", ZERO + "call_released")[0] - had
+            wanted = rounds * count * SIZES[kind] if order == "9" else 0
+            if by_call != wanted:
+                raise BenchError(f"{by_call >> 20} MiB were zeroed by call, not {wanted >> 20}")
+        self.report.figure(f"{TOUCHES[touch]} of a page of "
+                           f"{'2 MiB' if kind == 'huge' else '1 GiB'} zeroed by call, {where}",
+                           "us", times["9"], "cleared by the guest", times["none"])
+
     # --- Goals --------------------------------------------------------------
 
     def goals(self):
@@ -521,7 +555,7 @@ class Zero:
             at_most(f"churn, {text}, time / unpatched", ("churn", text), 1.05)
 
 
-PARTS = "faults", "pool", "reclaim", "shares", "churn", "idle"
+PARTS = "faults", "pool", "reclaim", "shares", "churn", "idle", "by_call"
 
 
 def main():
