@@ -101,7 +101,7 @@ static struct answer ring(unsigned int cpu, unsigned int code, uint64_t addr, ui
 
 struct answer call_one(unsigned int cpu, unsigned int code, uint64_t offset, uint64_t length)
 {
-	if (code == MEMCTL_INFO)
+	if (code == MEMCTL_INFO || code == MEMCTL_QUERY)
 		return ring(cpu, code, 0, ~0ULL, 0);
 	return ring(cpu, code, area_phys + offset, length, 0);
 }

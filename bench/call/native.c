@@ -58,13 +58,17 @@ static int system_call(unsigned int code, void *addr, uint64_t length)
 {
 	switch (code) {
 	case MEMCTL_INFO:
+	case MEMCTL_QUERY:
 		return 0;
 	case MEMCTL_MLOCK:
 		return mlock2(addr, length, 0);
 	case MEMCTL_MUNLOCK:
 		return munlock(addr, length);
+	case MEMCTL_MPROTECT_NONE:
+		return mprotect(addr, length, PROT_NONE);
 	case MEMCTL_MPROTECT_R:
 		return mprotect(addr, length, PROT_READ);
+	case MEMCTL_MPROTECT_W:		/* as the device does it */
 	case MEMCTL_MPROTECT_RW:
 		return mprotect(addr, length, PROT_READ | PROT_WRITE);
 	default:
