@@ -216,6 +216,25 @@ static void *crew_member(void *data)
 	return NULL;
 }
 
+static void *nobody(void *data)
+{
+	return NULL;
+}
+
+/* So many stacks are idle; a pool that could not grow tries again when one is wanted */
+static bool stacks_ready(unsigned int nr)
+{
+	pthread_t thread;
+	bool ready;
+
+	return WAIT_UNTIL(({
+		ready = figure("idle") >= nr;
+		if (!ready && !pthread_create(&thread, NULL, nobody, NULL))
+			pthread_join(thread, NULL);
+		ready;
+	}));
+}
+
 /*
  * So many threads have started, and wait. In groups for which there are stacks: the
  * pool's work, too, waits until the host lends it a CPU, and a burst of threads would
@@ -237,7 +256,7 @@ static bool crew_start(struct crew *crew, unsigned int nr)
 		if (crew->nr % group == 0) {
 			if (figure("fallbacks") > fallbacks)
 				sleep(1);
-			if (!WAIT_UNTIL(figure("idle") >= group))
+			if (!stacks_ready(group))
 				return false;
 			fallbacks = figure("fallbacks");
 		}
