@@ -4,8 +4,9 @@
 
 import sys
 
+import reset
 import vm
-from vm import Vm, wait_until
+from vm import MIB, Vm, wait_until
 
 FIGURES = "/sys/kernel/mm/pvmemctl/stack/"
 DRIVE = "/sys/kernel/debug/stack_pool_test/"
@@ -128,5 +129,55 @@ def hibernate(tap):
         guest.power_off()
 
 
+def small(guest):
+    """Of so many bytes the host was asked not to back them by huge pages."""
+    return sum(end - start for parts in guest.attributes().values()
+               for start, end, what in parts if "nh" in what[2])
+
+
+def suspend(tap):
+    with tap.test("the pool goes on after suspend to RAM"), boot() as guest:
+        wait_active(guest)
+        guest.agent.run(f"for i in 1 2 3 4 5 6 7 8; do echo 13000 >{DRIVE}deep; done")
+        guest.qmp.events.clear()
+        guest.agent.run("(sleep 1; echo mem >/sys/power/state) >/dev/null 2>&1 &")
+        guest.qmp.wait_event("SUSPEND")
+        # The device forgot it all
+        assert not small(guest), small(guest)
+        guest.qmp.command("system_wakeup")
+        guest.qmp.wait_event("WAKEUP")
+        wait_active(guest)
+        chunks = figure(guest, "chunks")
+        wait_until(lambda: small(guest) >= chunks * 2 * MIB, "its chunks are small pages again")
+        left = guest.agent.run(f"for i in $(seq 300); do cat {DRIVE}left; done")
+        assert set(left.split()) == {"0"}, left
+        guest.power_off()
+
+
+def next_kernels(tap):
+    """What one kernel asked for is not the next one's."""
+    image = vm.BUILD / "out/distro/arch/x86/boot/bzImage"
+    for name, when, go in (
+            ("kexec", "now", None),
+            ("a panic into a crash kernel", "crash",
+             "(sleep 1; echo c >/proc/sysrq-trigger) >/dev/null 2>&1 &")):
+        with tap.test(f"nothing of the pool is left after {name}"), boot(
+                "--add", f"{image}:/boot/bzImage", mem=512,
+                append="crashkernel=192M") as guest:
+            guest.qmp.command("set-action", reboot="reset")
+            wait_active(guest)
+            assert small(guest) >= figure(guest, "chunks") * 2 * MIB
+            words = reset.prepare_kexec(guest).split()
+            reset.load_kernel(guest, when, " ".join(
+                [word for word in words if "crashkernel" not in word] +
+                ["maxcpus=1 reset_devices pvmemctl.stack=off"]))
+            if go:
+                guest.agent.run(go)
+            guest.wait_boot()
+            assert "reset_devices" in guest.agent.run("cat /proc/cmdline")
+            assert not small(guest), small(guest)
+
+
 if __name__ == "__main__":
-    sys.exit(vm.main(deep_is_right, end_written, overflow, refusals, untrue, hibernate))
+    sys.exit(vm.main(deep_is_right, end_written, overflow, refusals, untrue, suspend,
+                     hibernate, next_kernels))
