@@ -605,6 +605,7 @@ static void stack_test_end(struct kunit *test)
 	put(stack);
 	stack_pool_tidy(pool);
 	KUNIT_EXPECT_FALSE(test, is_dirty(stack, 0));
+	kasan_unpoison_range(stack->area->addr, THREAD_SIZE);
 	KUNIT_EXPECT_TRUE(test, __stack_pool_clear(stack->area));
 	KUNIT_EXPECT_TRUE(test, __stack_pool_end_unused(task));
 }
