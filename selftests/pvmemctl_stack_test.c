@@ -807,6 +807,8 @@ static struct events counted(void)
 
 static struct events traced(void)
 {
+	static const char release[] =
+		": stack_pool_release: stacks=%u pages=%u ranges=%u refused=%u err=%d";
 	unsigned int stacks, pages, ranges, refused, idle, live;
 	struct events sum = { };
 	const char *event;
@@ -823,9 +825,7 @@ static struct events traced(void)
 		else if (sscanf(event, ": stack_pool_shrink: nid=%d pfn=0x%*x idle=%u live=%u",
 				&node, &idle, &live) == 3)
 			sum.shattered += idle > 0;
-		else if (sscanf(event, ": stack_pool_release: stacks=%u pages=%u ranges=%u "
-				"refused=%u err=%d", &stacks, &pages, &ranges, &refused,
-				&err) == 5) {
+		else if (sscanf(event, release, &stacks, &pages, &ranges, &refused, &err) == 5) {
 			sum.released += pages - refused;
 			sum.refused += refused;
 		}

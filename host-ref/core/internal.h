@@ -152,8 +152,8 @@ const void *pvmemctl_ledger_unprotect(PvmemctlLedger *ledger,
                                       uintptr_t start, uintptr_t end);
 
 /*
- * Is there a protection on @addr, 0: anywhere?  Sets *@removals to how many have
- * been taken off by now.
+ * Is there a protection on @addr, 0: anywhere?  Sets *@removals to how many
+ * have been taken off by now.
  */
 bool pvmemctl_ledger_protects(PvmemctlLedger *ledger, uintptr_t addr,
                               unsigned *removals);

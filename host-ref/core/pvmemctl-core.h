@@ -233,14 +233,14 @@ bool pvmemctl_guard_lift_all(PvmemctlLedger *ledger);
 /**
  * pvmemctl_guard_fault: an access failed; was it for a protection?
  *
- * For a thread that is told by no signal: what it met may be gone already, since
- * another met it too, or the guest took it off.
+ * For a thread that is told by no signal: what it met may be gone already,
+ * since another met it too, or the guest took it off.
  *
  * @addr: what was touched, NULL: not known, and all protections go
  * @seen: 0 at first; how many protections had gone when this thread asked last
  *
- * Returns: true if the access can be tried again; tell a thread to collect then.
- * Without a protection there, and none gone since it asked last: false.
+ * Returns: true if the access can be tried again; tell a thread to collect
+ * then.  Without a protection there, and none gone since it asked last: false.
  */
 bool pvmemctl_guard_fault(PvmemctlLedger *ledger, void *addr, unsigned *seen);
 
