@@ -24,6 +24,17 @@ def wait_active(guest):
     wait_until(lambda: figure(guest, "active") and figure(guest, "idle"), "the pool is in use")
 
 
+def go_deep(guest, depth):
+    """A task uses so many bytes of its stack."""
+    guest.agent.run(f"for i in 1 2 3 4 5 6 7 8; do echo {depth} >{DRIVE}deep; done")
+
+
+def assert_clean(guest):
+    """No task has on its stack what another left there."""
+    left = guest.agent.run(f"for i in $(seq 300); do cat {DRIVE}left; done")
+    assert set(left.split()) == {"0"}, left
+
+
 def dies(guest, command, complaint):
     """The guest ends with that complaint when a thread of the pool runs the command."""
     wait_active(guest)
@@ -55,7 +66,7 @@ def deep_is_right(tap):
     with tap.test("the last page of a stack may be used"), boot() as guest:
         wait_active(guest)
         for depth in (5000, 9000, 13000, 15000):
-            guest.agent.run(f"for i in 1 2 3 4 5 6 7 8; do echo {depth} >{DRIVE}deep; done")
+            go_deep(guest, depth)
         # Stacks come back after a grace period
         wait_until(lambda: int(guest.agent.run(f"cat {FIGURES}depth").split()[4]),
                    "one comes back of which all was used")
@@ -118,15 +129,14 @@ def untrue(tap):
 
 def hibernate(tap):
     """The image is made while a task uses its stack; that one has to be cleared."""
-    def go_deep(guest):
+    def before(guest):
         wait_active(guest)
-        guest.agent.run(f"for i in 1 2 3 4 5 6 7 8; do echo 13000 >{DRIVE}deep; done")
+        go_deep(guest, 13000)
 
     with tap.test("stacks are right after hibernation"), \
-         vm.hibernated(boot, go_deep) as guest:
+         vm.hibernated(boot, before) as guest:
         wait_active(guest)
-        left = guest.agent.run(f"for i in $(seq 300); do cat {DRIVE}left; done")
-        assert set(left.split()) == {"0"}, left
+        assert_clean(guest)
         guest.power_off()
 
 
@@ -139,7 +149,7 @@ def small(guest):
 def suspend(tap):
     with tap.test("the pool goes on after suspend to RAM"), boot() as guest:
         wait_active(guest)
-        guest.agent.run(f"for i in 1 2 3 4 5 6 7 8; do echo 13000 >{DRIVE}deep; done")
+        go_deep(guest, 13000)
         guest.qmp.events.clear()
         guest.agent.run("(sleep 1; echo mem >/sys/power/state) >/dev/null 2>&1 &")
         guest.qmp.wait_event("SUSPEND")
@@ -150,8 +160,7 @@ def suspend(tap):
         wait_active(guest)
         chunks = figure(guest, "chunks")
         wait_until(lambda: small(guest) >= chunks * 2 * MIB, "its chunks are small pages again")
-        left = guest.agent.run(f"for i in $(seq 300); do cat {DRIVE}left; done")
-        assert set(left.split()) == {"0"}, left
+        assert_clean(guest)
         # A machine of QEMU that has slept does not power off
         assert "Call Trace" not in guest.console(), guest.said()
 
